@@ -1,0 +1,80 @@
+# `make` lists what there is to make. Everything runs in .venv, from the locked versions.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+SERVE := .venv/.serve
+TEST := .venv/.test
+
+.PHONY: help serve dev test watch cover check fmt migrate migration stack bench crash lock tools clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+serve: $(SERVE) ## install, migrate and serve on http://localhost:3000
+	@$(BIN)/walnut serve
+
+dev: $(SERVE) ## the same, and start anew when the code changes
+	@$(BIN)/walnut serve --reload
+
+test: $(TEST) tools ## install what the tests need, and run every test
+	$(BIN)/pytest
+
+watch: $(TEST) ## run the quick tests whenever a file changes
+	$(BIN)/python -m tests.watch
+
+cover: $(TEST) ## run the quick tests and say which lines none of them reached
+	$(BIN)/coverage run -m pytest tests --ignore=tests/system
+	$(BIN)/coverage report --show-missing --skip-covered
+
+check: $(TEST) ## format, lint, types and house rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_house_rules.py
+
+fmt: $(TEST) ## put the code in its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+migrate: $(SERVE) ## bring the database to the shape this version needs
+	@$(BIN)/walnut db upgrade
+
+stack: $(TEST) tools ## start Redis, two replicas and Nginx on http://localhost:8080
+	@$(BIN)/python -m tests.system.stack
+
+bench: $(TEST) ## measure requests per second and p99, against a bare Flask route
+	@$(BIN)/python -m bench
+
+crash: $(TEST) ## the long proof: 100 rounds of kill -9 under load
+	CRASH_ROUNDS=100 $(BIN)/pytest -q tests/system/test_crash.py --timeout 3600
+
+lock: $(TEST) ## resolve the dependencies anew into the lock files
+	$(BIN)/uv pip compile pyproject.toml --upgrade $(LOCK) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --upgrade $(LOCK) --group dev -o requirements-dev.lock
+
+LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+
+# What the tests drive for real, from Debian's packages, where it is missing.
+tools:
+	@missing=""; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	test -x /usr/sbin/nginx || command -v nginx >/dev/null || missing="$$missing nginx"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
+	if [ -n "$$missing" ]; then sh tests/system/install.sh $$missing; fi
+
+# A virtual environment with exactly what the lock file names, and this folder as the package `api`.
+$(SERVE): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(TEST): requirements-dev.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@ $(SERVE)
+
+clean: ## remove what was installed and built, but no data
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -1,0 +1,34 @@
+"""Walnut: a lightweight, SQLite-first backend server. One request, one commit."""
+
+from flask import Flask
+
+from api import cli, db, observe, settings, store
+from api.assets import asset
+from api.auth import passwords
+from api.auth.routes import auth
+from api.migrations import upgrade
+from api.ops.routes import ops
+from api.settings import Settings
+from api.tasks.routes import tasks
+from api.users.routes import users
+from api.web import guard, headers, inputs, pages, problems, resource, swagger
+
+
+def create_app(configuration: Settings | None = None) -> Flask:
+    """Return the app: the one place that knows everybody. Raises SettingsError, DatabaseError."""
+    given = configuration or settings.load()
+    upgrade.check(given)
+    app = Flask(__name__, static_folder=asset("static"), instance_path=str(given.instance_path))
+    app.config["MAX_CONTENT_LENGTH"] = inputs.MAX_BODY
+    app.url_map.strict_slashes = app.url_map.merge_slashes = False
+    app.extensions["settings"] = given
+    for part in (db, store, guard, passwords):
+        part.init_app(app, given)
+    resource.mount(app, auth, users, tasks, ops)
+    resource.mount_at_root(app, ops)
+    for page in (pages, swagger, problems, headers):
+        page.init_app(app)
+    observe.init_app(app, given)
+    for command in cli.COMMANDS:
+        app.cli.add_command(command)
+    return app

@@ -1,0 +1,15 @@
+"""The command `walnut`, also as `python -m api`."""
+
+from flask.cli import ScriptInfo
+
+from api import create_app
+from api.cli import walnut
+
+
+def main() -> None:
+    """Run the command line. The app is made only for commands that need it."""
+    walnut(obj=ScriptInfo(create_app=lambda: create_app()), prog_name="walnut")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Passwords: bcrypt in a few threads of its own, so that a hash of 250 ms holds up nobody else.
+
+The queue before those threads is bounded: beyond it a client hears 503 at once instead of waiting for nothing.
+"""
+
+import os
+import unicodedata
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import bcrypt
+from flask import Flask, current_app
+from gevent.threadpool import ThreadPool
+from marshmallow import ValidationError
+
+from api.errors import Unavailable
+from api.settings import Settings
+
+MIN_CHARACTERS = 8  # NIST SP 800-63B, 5.1.1.1
+MAX_BYTES = 72  # bcrypt reads no further
+ROUNDS = 12
+QUEUE = 32  # hashes under way or waiting: about four seconds of work
+
+Result = TypeVar("Result")
+
+
+def init_app(app: Flask, settings: Settings) -> None:
+    """Configure the cost of a hash: the least there is when tests run, which make hundreds of accounts."""
+    app.config["BCRYPT_ROUNDS"] = 4 if settings.app_env == "testing" else ROUNDS
+
+
+def normal(password: str) -> bytes:
+    """Return the bytes that are hashed: the same for every way of typing the same characters (NFC)."""
+    return unicodedata.normalize("NFC", password).encode()
+
+
+def not_too_long(password: str) -> None:
+    """Refuse what bcrypt would cut off. Raises ValidationError."""
+    if len(normal(password)) > MAX_BYTES:
+        raise ValidationError(f"Has more than {MAX_BYTES} bytes in UTF-8. Choose a shorter one.")
+
+
+def not_too_short(password: str) -> None:
+    """Refuse what is quickly guessed. Raises ValidationError."""
+    if len(unicodedata.normalize("NFC", password)) < MIN_CHARACTERS:
+        raise ValidationError(f"Has fewer than {MIN_CHARACTERS} characters. Choose a longer one.")
+
+
+def hash_password(password: str) -> str:
+    """Return the hash to keep of a password. Raises Unavailable if too many wait already."""
+    return _in_thread(bcrypt.hashpw, normal(password), bcrypt.gensalt(_rounds())).decode()
+
+
+def matches(password: str, kept: str | None) -> bool:
+    """Tell whether a password is the one of the hash. Without a hash: no, after the same time."""
+    nobody = bcrypt.gensalt(_rounds()) + b"." * 31
+    same = _in_thread(bcrypt.checkpw, normal(password), kept.encode() if kept else nobody)
+    return same and kept is not None
+
+
+def _rounds() -> int:
+    return int(current_app.config["BCRYPT_ROUNDS"])
+
+
+def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
+    pool = current_app.extensions.get("hashing")
+    if pool is None:  # made late, because threads do not survive the fork of a worker
+        pool = current_app.extensions["hashing"] = ThreadPool(max(1, (os.cpu_count() or 2) // 2))
+    if len(pool) >= QUEUE:
+        raise Unavailable("Too many people are signing in at this moment. Try again in a few seconds.", retry_after=5)
+    result: Result = pool.apply(work, arguments)
+    return result

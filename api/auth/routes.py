@@ -1,0 +1,81 @@
+"""Signing up, in and out over HTTP."""
+
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import Connection
+
+from api import db
+from api.auth import passwords, tokens
+from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, TokensOut
+from api.errors import Conflict, Forbidden, Unauthenticated
+from api.users import queries
+from api.users.schemas import UserOut
+from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller
+
+auth = Resource("auth", __name__)
+
+
+def hash_first(body: dict[str, Any]) -> dict[str, Any]:
+    """Hash the new password before the transaction opens, and forget it."""
+    return {"password_hash": passwords.hash_password(body.pop("password"))}
+
+
+def check_first(body: dict[str, Any]) -> dict[str, Any]:
+    """Check address and password before the transaction opens. Who does not exist takes as long as who does."""
+    with db.reading() as conn:
+        user = queries.by_email(conn, body["email"])
+    if not passwords.matches(body["password"], user and user["password_hash"]):
+        raise Unauthenticated("The address or the password is not right.")
+    return {"user": user}
+
+
+@auth.post("/auth/register", body=RegisterIn(), returns=UserOut(), status=201, allow=PUBLIC, limit="auth",
+           prepare=hash_first, audit="user.registered", problems=(403, 409))  # fmt: skip
+def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
+    """Make an account."""
+    if body["role"] != "user" and not may_ask_for_admin(conn):
+        raise Forbidden("Only the first account may ask for the role admin. Ask an admin for it, or leave role out.")
+    if names := queries.taken(conn, body["username"], body["email"]):
+        fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
+        raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
+    return queries.create(conn, **body, password_hash=password_hash)
+
+
+@auth.post("/auth/login", body=LoginIn(), returns=TokensOut(), allow=PUBLIC, limit="auth",
+           prepare=check_first, audit="session.opened", problems=(401,))  # fmt: skip
+def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: ARG001 (checked before)
+    """Sign in with address and password."""
+    now = queries.get(conn, user["id"])
+    if now is None or not now["active"] or now["password_hash"] != user["password_hash"]:
+        raise Unauthenticated("The address or the password is not right.")
+    return tokens.open_session(conn, user["id"])
+
+
+@auth.post("/auth/refresh", also=("/auth/refresh-token",), body=RefreshIn(), returns=TokensOut(), allow=PUBLIC,
+           limit="auth", transaction=False, problems=(401,))  # fmt: skip
+def refresh(body: dict[str, Any]) -> Any:
+    """Trade a refresh token for a new pair of tokens."""
+    token = body.get("refresh_token") or bearer()
+    with db.writing() as conn:  # committed also when it ends the session
+        pair = tokens.rotate(conn, token)
+    if pair is None:
+        raise Unauthenticated(
+            "This refresh token was used before. Its session has ended: sign in again.", reason="invalid_token"
+        )
+    return pair
+
+
+@auth.route("/auth/logout", methods=["POST", "PUT"], query=LogoutQuery(), status=204, allow=SIGNED_IN,
+            audit="session.ended")  # fmt: skip
+def logout(conn: Connection, query: dict[str, Any]) -> Any:
+    """End this session, or all of yours."""
+    if query["all"]:
+        tokens.end_all_sessions(conn, caller().id)
+    else:
+        tokens.end_session(conn, caller().session_id)
+
+
+def may_ask_for_admin(conn: Connection) -> bool:
+    """Tell whether the next account may be an admin's by its own wish: the first one, where the settings say so."""
+    return current_app.extensions["settings"].register_admin == "first" and not queries.any_exist(conn)

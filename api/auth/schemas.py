@@ -1,0 +1,63 @@
+"""Signing up and in, as the wire sees it."""
+
+from marshmallow import Schema, fields
+from marshmallow.validate import Length, OneOf
+
+from api.auth.passwords import not_too_long, not_too_short
+from api.users.names import visible
+from api.web import ROLES
+
+
+class RegisterIn(Schema):
+    """A new account."""
+
+    username = fields.String(required=True, validate=[Length(1, 64), visible], metadata={"example": "john"})
+    email = fields.Email(required=True, validate=Length(max=254), metadata={"example": "john@example.com"})
+    password = fields.String(
+        required=True,
+        validate=[not_too_short, not_too_long],
+        metadata={
+            "format": "password",
+            "example": "secret123",
+            "minLength": 8,
+            "description": "At least 8 characters, at most 72 bytes in UTF-8.",
+        },
+    )
+    role = fields.String(
+        load_default="user",
+        validate=OneOf(ROLES),
+        metadata={
+            "description": "`admin` is for the first account only, where REGISTER_ADMIN says so.",
+            "example": "user",
+        },
+    )
+
+
+class LoginIn(Schema):
+    """What a person signs in with."""
+
+    email = fields.String(required=True, validate=Length(1, 254), metadata={"example": "john@example.com"})
+    password = fields.String(
+        required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
+    )
+
+
+class RefreshIn(Schema):
+    """The refresh token, unless it is sent as Bearer."""
+
+    refresh_token = fields.String(validate=Length(1, 200), metadata={"example": "3fJp0G…"})
+
+
+class LogoutQuery(Schema):
+    """How far to sign out."""
+
+    all = fields.Boolean(load_default=False, metadata={"description": "End every session of yours, not only this one."})
+
+
+class TokensOut(Schema):
+    """What a sign-in gives."""
+
+    access_token = fields.String(metadata={"description": "Send it as `Authorization: Bearer …`."})
+    token_type = fields.String(metadata={"enum": ["Bearer"]})
+    expires_in = fields.Integer(metadata={"description": "Seconds the access token is good for.", "example": 900})
+    refresh_token = fields.String(metadata={"description": "Good once, for the next pair."})

@@ -1,0 +1,114 @@
+"""Sessions and their refresh tokens: opaque, kept as hashes, spent once.
+
+Each refresh spends a token and gives its successor. A client whose answer got lost asks again within GRACE and gets
+the same successor, which is computed from the spent token, so that nothing readable is kept. A spent token that comes
+later was stolen, or the successor was: the session ends. (RFC 9700, 4.14.2; docs/decisions/0005-refresh-tokens.md)
+"""
+
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from api import db
+from api.errors import Unauthenticated
+from api.settings import Settings
+from api.tables import refresh_tokens, sessions, users
+from api.web import access_token
+
+GRACE = 10_000  # milliseconds
+
+FIND = (
+    select(
+        refresh_tokens.c.hash,
+        refresh_tokens.c.spent_at,
+        sessions.c.id.label("session_id"),
+        sessions.c.user_id,
+        sessions.c.ended_at,
+        sessions.c.expires_at,
+        users.c.active,
+    )
+    .select_from(refresh_tokens.join(sessions).join(users))
+    .where(refresh_tokens.c.hash == bindparam("token_hash"))
+)
+SPEND = (
+    update(refresh_tokens)
+    .where(refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None))
+    .values(spent_at=bindparam("now"))
+)
+UNSPENT = select(refresh_tokens.c.hash).where(
+    refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None)
+)
+KEEP = insert(refresh_tokens)
+OPEN = insert(sessions)
+END = update(sessions).where(sessions.c.id == bindparam("session_id"), sessions.c.ended_at.is_(None))
+END_ALL = update(sessions).where(sessions.c.user_id == bindparam("user"), sessions.c.ended_at.is_(None))
+
+
+def open_session(conn: Connection, user_id: str) -> dict[str, Any]:
+    """Sign a user in and return what a login answers."""
+    now, session_id, token = db.now(), db.new_id(), secrets.token_urlsafe(32)
+    lifetime = _settings().refresh_token_ttl * 1000
+    conn.execute(OPEN, {"id": session_id, "user_id": user_id, "created_at": now, "expires_at": now + lifetime})
+    _keep(conn, token, session_id)
+    return _pair(user_id, session_id, token)
+
+
+def rotate(conn: Connection, token: str) -> dict[str, Any] | None:
+    """Spend a refresh token and return what a refresh answers, or None if that ended the session: it was spent before.
+
+    Raises Unauthenticated if the token is unknown, or its session over.
+    """
+    found = conn.execute(FIND, {"token_hash": _hash(token)}).one_or_none()
+    now = db.now()
+    if found is None or found.ended_at or found.expires_at <= now or not found.active:
+        raise Unauthenticated("The refresh token is not good any more. Sign in again.", reason="invalid_token")
+    successor = _successor(token)
+    if conn.execute(SPEND, {"token_hash": found.hash, "now": now}).rowcount:
+        _keep(conn, successor, found.session_id)
+    elif now - found.spent_at > GRACE or not conn.execute(UNSPENT, {"token_hash": _hash(successor)}).first():
+        end_session(conn, found.session_id)
+        return None
+    return _pair(found.user_id, found.session_id, successor)
+
+
+def end_session(conn: Connection, session_id: str) -> None:
+    """Sign a session out, on every replica at once: guard reads it on each request."""
+    conn.execute(END.values(ended_at=db.now()), {"session_id": session_id})
+
+
+def end_all_sessions(conn: Connection, user_id: str) -> None:
+    """Sign a user out everywhere."""
+    conn.execute(END_ALL.values(ended_at=db.now()), {"user": user_id})
+
+
+def _pair(user_id: str, session_id: str, refresh_token: str) -> dict[str, Any]:
+    return {
+        "access_token": access_token(user_id, session_id),
+        "token_type": "Bearer",
+        "expires_in": _settings().access_token_ttl,
+        "refresh_token": refresh_token,
+    }
+
+
+def _keep(conn: Connection, token: str, session_id: str) -> None:
+    conn.execute(KEEP, {"hash": _hash(token), "session_id": session_id, "created_at": db.now()})
+
+
+def _hash(token: str) -> str:
+    """A token has 256 random bits: no salt and no slow hash needed."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _successor(token: str) -> str:
+    digest = hmac.digest(_settings().jwt_secret.encode(), b"refresh-token-successor:" + token.encode(), "sha256")
+    return urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def _settings() -> Settings:
+    found: Settings = current_app.extensions["settings"]
+    return found

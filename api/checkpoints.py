@@ -1,0 +1,53 @@
+"""Moves what the write-ahead log holds into the database file, from one process of the host, off the request path.
+
+PASSIVE when the log has grown: waits for nobody. TRUNCATE when it is large and nobody is in the way, which gives the
+disk space back. See https://sqlite.org/wal.html#ckpt and docs/decisions/0003-group-commit.md.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from api.db import MEGABYTE, connect
+from api.settings import Settings
+
+EVERY_SECONDS = 1.0
+LOG_BYTES = 4 * MEGABYTE  # 1,000 pages
+TRUNCATE_BYTES = 64 * MEGABYTE
+
+log = logging.getLogger(__name__)
+
+
+def keep_short(settings: Settings, stop: threading.Event) -> None:
+    """Checkpoint until `stop` is set. One process of a host does it; the others stand by, should that one die."""
+    engine = connect(settings.database_url)
+    path = Path(engine.url.database or "").absolute()
+    lease = os.open(path.with_name(path.name + "-checkpointer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not stop.wait(EVERY_SECONDS):
+            with suppress(BlockingIOError):
+                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _checkpoint(engine, path.with_name(path.name + "-wal"))
+    finally:
+        os.close(lease)
+        engine.dispose()
+
+
+def _checkpoint(engine: Engine, wal: Path) -> None:
+    size = wal.stat().st_size if wal.exists() else 0
+    if size < LOG_BYTES:
+        return
+    mode = "TRUNCATE" if size > TRUNCATE_BYTES else "PASSIVE"
+    try:
+        with engine.connect() as conn:
+            busy, pages, moved = conn.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()
+    except DBAPIError:
+        log.exception("checkpoint failed")
+    else:
+        log.debug("checkpoint", extra={"mode": mode, "busy": busy, "wal_pages": pages, "moved_pages": moved})

@@ -1,0 +1,1 @@
+"""Alembic's folder: each change of the database's shape, and what runs them."""

@@ -1,0 +1,1 @@
+"""What those who run Walnut look at."""

@@ -1,0 +1,191 @@
+"""Every setting: its name, type, default and one line of help. Nonsense stops the start with one clear line.
+
+Values come from the environment, then from a file `.env` in the folder Walnut was started from. `NAME_FILE` names a
+file that holds the value of `NAME`, for secrets. README.md's table says the same; a test compares the two.
+"""
+
+import dataclasses
+import os
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from environs import EnvError, EnvValidationError, FileAwareEnv, ValidationError, validate
+
+SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
+LIMIT = re.compile(
+    r"(token-bucket \d+ refill|leaky-bucket \d+ leak) \d+(\.\d+)?/s"
+    r"|\d+ ?(per|/) ?(\d+ ?)?(second|minute|hour|day|month|year)s?"
+)
+
+
+class SettingsError(Exception):
+    """A setting makes no sense. The message is one line for the person who starts Walnut."""
+
+
+def _setting(default: Any, explanation: str, *rules: Callable[[Any], Any], kind: str = "str") -> Any:
+    return dataclasses.field(
+        metadata={"default": default, "help": explanation, "rules": rules, "kind": kind},
+    )
+
+
+def _limit(text: str) -> None:
+    if not LIMIT.fullmatch(text):
+        raise ValidationError(
+            "Write 'token-bucket CAPACITY refill N/s', 'leaky-bucket CAPACITY leak N/s' or '100 per 15 minutes'."
+        )
+
+
+def _scheme(*schemes: str) -> Callable[[str], None]:
+    def check(url: str) -> None:
+        if url and urlsplit(url).scheme not in schemes:
+            raise ValidationError(f"Must start with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
+
+    return check
+
+
+def _origins(origins: Sequence[str]) -> None:
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+            raise ValidationError(f"{origin!r} is no origin. Write https://app.example.com, separated by commas.")
+
+
+def _positive(value: int) -> None:
+    validate.Range(min=1)(value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one process, checked. Times are in seconds."""
+
+    app_env: str = _setting(
+        "development", "development, production or testing", validate.OneOf(("development", "production", "testing"))
+    )
+    host: str = _setting("127.0.0.1", "address to listen on", validate.Length(min=1))
+    port: int = _setting(3000, "port to listen on", validate.Range(1, 65535), kind="int")
+    workers: int = _setting(min(os.cpu_count() or 1, 4), "Gunicorn worker processes", validate.Range(1, 64), kind="int")
+    instance_path: Path = _setting(Path("instance"), "folder for all state", kind="path")
+    database_url: str = _setting(
+        "", "SQLite file; unset: walnut.db in INSTANCE_PATH", _scheme("sqlite", "postgresql+psycopg")
+    )
+    redis_url: str = _setting("", "shared cache and limits for replicas", _scheme("redis", "rediss", "unix"))
+    jwt_secret: str = _setting("", "key that signs access tokens, 32 bytes or more")
+    access_token_ttl: int = _setting(900, "seconds an access token is good for", _positive, kind="int")
+    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", _positive, kind="int")
+    register_admin: str = _setting(
+        "", "first: the first account may ask for role admin; never", validate.OneOf(("", "first", "never"))
+    )
+    require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
+    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _scheme("smtp", "smtps"))
+    mail_from: str = _setting("", "sender of mail")
+    public_url: str = _setting("", "how people reach this server, for links in mail", _scheme("http", "https"))
+    rate_limit_default: str = _setting(
+        "token-bucket 100 refill 10/s", "per user, or per address when anonymous", _limit
+    )
+    rate_limit_auth: str = _setting("100 per 15 minutes", "sign-in routes, per address", _limit)
+    rate_limit_jobs: str = _setting("leaky-bucket 50 leak 5/s", "POST /jobs, per user", _limit)
+    rate_limit_skip_if_redis_down: bool | None = _setting(
+        None, "true: allow; false: deny; unset: count on this host", kind="bool"
+    )
+    cache_ttl: int = _setting(60, "seconds a cached answer may live", _positive, kind="int")
+    idempotency_ttl: int = _setting(86400, "seconds an Idempotency-Key is remembered", _positive, kind="int")
+    mock_vendors: bool | None = _setting(None, "serve two vendors to try the gateway with", kind="bool")
+    trusted_proxies: int = _setting(0, "hops whose X-Forwarded-For counts", validate.Range(0, 16), kind="int")
+    cors_origins: Sequence[str] = _setting((), "origins that may call from a browser", _origins, kind="list")
+    log_level: str = _setting(
+        "info", "debug, info, warning or error", validate.OneOf(("debug", "info", "warning", "error"))
+    )
+    log_dir: str = _setting("", "also write log files by date into this folder")
+
+    @property
+    def production(self) -> bool:
+        """Whether this is the real thing, with nothing generated and nothing lenient."""
+        return self.app_env == "production"
+
+
+def load() -> Settings:
+    """Read and check every setting. Raises SettingsError with one line that names the variable and the mend."""
+    env = FileAwareEnv(eager=False, strip_whitespace=True)
+    env.read_env(Path.cwd() / ".env", recurse=False)
+    try:
+        values = {field.name: _read(env, field) for field in dataclasses.fields(Settings)}
+        env.seal()
+    except EnvValidationError as error:
+        name, messages = next(iter(dict(error.error_messages).items()))  # type: ignore[arg-type]
+        raise SettingsError(f"{name}: {messages[0]}") from None
+    except (EnvError, ValueError) as error:
+        raise SettingsError(str(error)) from None
+    return _completed(Settings(**values))
+
+
+def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
+    about = field.metadata
+    name = field.name.upper()
+    if not os.environ.get(name, "unset") and f"{name}_FILE" not in os.environ:
+        return about["default"]  # `NAME=` in a compose file means: not set
+    return getattr(env, about["kind"])(name, about["default"], validate=list(about["rules"]))
+
+
+def _completed(settings: Settings) -> Settings:
+    """Fill in what depends on other settings, and refuse what does not go together."""
+    folder = settings.instance_path.absolute()
+    given: dict[str, Any] = {"instance_path": folder}
+    if not settings.database_url:
+        given["database_url"] = f"sqlite:///{folder / 'walnut.db'}"
+    elif not re.match("sqlite:///[^?:]", settings.database_url):
+        raise SettingsError("DATABASE_URL: this version serves SQLite only. Write sqlite:////path/to/walnut.db.")
+    if not settings.register_admin:
+        given["register_admin"] = "never" if settings.production else "first"
+    if settings.mock_vendors is None:
+        given["mock_vendors"] = not settings.production
+    given["jwt_secret"] = (
+        _checked(settings.jwt_secret) if settings.jwt_secret else _development_secret(settings, folder)
+    )
+    return dataclasses.replace(settings, **given)
+
+
+def _checked(secret: str) -> str:
+    if len(secret.encode()) < SECRET_BYTES:
+        raise SettingsError(
+            f"JWT_SECRET: has fewer than {SECRET_BYTES} bytes. Make one with `openssl rand -base64 48`."
+        )
+    if len(set(secret)) < 10:
+        raise SettingsError("JWT_SECRET: is too easy to guess. Make one with `openssl rand -base64 48`.")
+    return secret
+
+
+def _development_secret(settings: Settings, folder: Path) -> str:
+    if settings.production:
+        raise SettingsError(
+            "JWT_SECRET: is required in production. Make one with `openssl rand -base64 48`. "
+            "JWT_SECRET_FILE may name a file that holds it."
+        )
+    return kept_secret(folder / "jwt_secret")
+
+
+def kept_secret(path: Path) -> str:
+    """Return the secret kept in `path` (mode 0600), made the first time. Raises SettingsError if it cannot be kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_once(path)
+        return _checked(path.read_text().strip())
+    except OSError as error:
+        raise SettingsError(
+            f"INSTANCE_PATH: cannot write to {path.parent} ({error.strerror}). Name a folder that this user may write."
+        ) from None
+
+
+def _make_once(path: Path) -> None:
+    """Two replicas may start at once: a link appears whole or not at all, and only for the first."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(48) + "\n")
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()

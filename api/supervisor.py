@@ -1,0 +1,160 @@
+"""Starts the programs that make up a running Walnut, keeps them running, and ends them without dropping a request.
+
+Each program has a process group of its own, so that Ctrl-C reaches the supervisor alone, which then asks each to end.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from api.assets import asset
+from api.checkpoints import keep_short
+from api.settings import Settings, SettingsError
+
+PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BOOT_SECONDS = 5.0  # a program that ends sooner did not start at all
+TRIES = 3
+
+
+@dataclass
+class Program:
+    """A program to keep running."""
+
+    name: str
+    command: Sequence[str]
+    started: float = 0.0
+    failures: int = field(default=0)
+
+
+class Supervisor:
+    """Runs programs until told to stop, or until one cannot be started."""
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        self._programs = programs
+        self._running: dict[int, Program] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """Run them all and return the exit status for the shell: 0 after a stop that was asked for."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, lambda *_: self._signal(signal.SIGHUP))
+        for program in self._programs:
+            self._start(program)
+        status = 0
+        while self._running:
+            pid, code = os.wait()
+            program = self._running.pop(pid)
+            if not self._stopping:
+                status = self._ended(program, os.waitstatus_to_exitcode(code)) or status
+        return status
+
+    def _start(self, program: Program) -> None:
+        program.started = time.monotonic()
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        pid = os.posix_spawn(sys.executable, [sys.executable, *program.command], environment, setpgroup=0)
+        self._running[pid] = program
+        if self._stopping:
+            self._signal(signal.SIGTERM)
+
+    def _ended(self, program: Program, code: int) -> int:
+        """Start a program anew that ended by itself; give up, and end the others, if it never really starts."""
+        quick = time.monotonic() - program.started < BOOT_SECONDS
+        program.failures = program.failures + 1 if quick else 0
+        if program.failures >= TRIES or code == 3:  # 3: Gunicorn's own word for "the app does not load"
+            say(f"{program.name} does not start (exit status {code}). The lines above say why.")
+            self._stop(signal.SIGTERM, None)
+            return 1
+        say(f"{program.name} ended (exit status {code}) and is started anew.")
+        time.sleep(program.failures)
+        if not self._stopping:
+            self._start(program)
+        return 0
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Ask every program to end in its own time; when asked a second time, end them at once."""
+        self._signal(signal.SIGKILL if self._stopping else signal.SIGTERM)
+        self._stopping = True
+
+    def _signal(self, number: int) -> None:
+        for pid in list(self._running):
+            with suppress(ProcessLookupError):
+                (os.killpg if number == signal.SIGKILL else os.kill)(pid, number)
+
+
+def serve(settings: Settings, *, reload: bool = False) -> int:
+    """Serve until SIGTERM or Ctrl-C. Returns the exit status. Raises SettingsError if the port is not to be had."""
+    refuse_port_in_use(settings.host, settings.port)
+    gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
+    stop = threading.Event()
+    checkpointer = threading.Thread(target=keep_short, args=(settings, stop))
+    checkpointer.start()
+    threading.Thread(target=_greet, args=(settings,), daemon=True).start()
+    try:
+        return Supervisor([Program("Gunicorn", gunicorn)]).run()
+    finally:
+        stop.set()
+        checkpointer.join()
+
+
+def address(host: str, port: int) -> str:
+    """Return host:port as Gunicorn and URLs write it, with IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def refuse_port_in_use(host: str, port: int) -> None:
+    """Raise SettingsError if something listens there already, or the address is not this machine's."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        fault = f"cannot listen on {address(host, port)} ({error.strerror})"
+        raise SettingsError(f"PORT: {fault}. Stop what listens there, or choose another PORT.") from None
+
+
+def end_with_parent(parent: str | None) -> None:
+    """Ask the kernel to end this process when its supervisor is gone, however that came about (Linux only)."""
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it went before the kernel was asked
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal; standard output is for the log."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _greet(settings: Settings) -> None:
+    """Wait until the server answers, then say where everything is."""
+    host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host  # noqa: S104
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    url, probe = f"http://{address(host, settings.port)}", f"http://{address(local, settings.port)}/health/live"
+    while not _answers(probe):
+        time.sleep(0.1)
+    say(
+        f"\n  Walnut is serving ({settings.app_env}, {settings.workers} worker processes). Ctrl-C ends it.\n\n"
+        f"    Dashboard   {url}/\n    Swagger UI  {url}/api-docs\n    Health      {url}/health\n"
+        f"    Data        {settings.instance_path}\n"
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=1) as answer:  # noqa: S310 (our own address)
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False

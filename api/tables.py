@@ -1,0 +1,101 @@
+"""Every table on one page: the map of our data. Read this first.
+
+Ids are UUIDv7 strings. Times are integers: milliseconds since 1970 (`db.now()`). `seq` is SQLite's own row number: it
+never leaves the server. What these tables cannot say (the search index, its triggers) is in migrations/versions/.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Seq = BigInteger().with_variant(Integer, "sqlite")
+Id = String(36)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("username", String(64), nullable=False),
+    Column("username_key", String(256), nullable=False, unique=True),  # NFKC and case folded: what must be unique
+    Column("email", String(254), nullable=False),
+    Column("email_key", String(1016), nullable=False, unique=True),
+    Column("password_hash", String(60), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("hash", String(64), primary_key=True),  # SHA-256 in hex: the token itself is kept nowhere
+    Column("session_id", ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("spent_at", BigInteger),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("seq", Seq, primary_key=True),
+    Column("id", Id, nullable=False, unique=True),
+    Column("title", String(200), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("due_at", BigInteger),
+    Column("assignee_id", ForeignKey("users.id", ondelete="SET NULL")),
+    Column("created_by", ForeignKey("users.id", ondelete="SET NULL"), index=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+    # Each order a list can be asked for, with the id to settle ties, so that a page is found without sorting.
+    Index(None, "created_at", "id"),
+    Index(None, "updated_at", "id"),
+    Index(None, "priority", "id"),
+    Index(None, "due_at", "id"),
+    Index(None, "status", "created_at", "id"),
+    Index(None, "assignee_id", "created_at", "id"),
+)
+
+# `tasks.tags` once more, one row a tag, so that a tag can be looked up.
+task_tags = Table(
+    "task_tags",
+    metadata,
+    Column("task_seq", ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(50), primary_key=True),
+    Index(None, "tag", "task_seq"),
+)

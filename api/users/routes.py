@@ -1,0 +1,17 @@
+"""Accounts over HTTP."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from api.users import queries
+from api.users.schemas import UserOut
+from api.web import SIGNED_IN, Resource, actor
+
+users = Resource("users", __name__)
+
+
+@users.get("/users/me", also=("/users/profile",), returns=UserOut(), allow=SIGNED_IN)
+def me(conn: Connection) -> Any:
+    """Show your own account."""
+    return queries.get(conn, actor())

@@ -1,0 +1,103 @@
+"""A Blueprint whose routes declare a contract; the corridor keeps it."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from flask import Blueprint, Flask
+from flask.blueprints import BlueprintSetupState
+from marshmallow import Schema
+
+from api.observe import note
+from api.web import audit, cache, guard, idempotency, inputs, limits, output, transaction
+from api.web.versions import VERSIONS
+
+# The order of the corridor, from the street to the room. Steps before `transaction` may use the network and may not
+# write the database; steps after it are inside the transaction and may not wait for anything else.
+STEPS = (limits, guard, inputs, cache, transaction, idempotency, output, audit)
+
+View = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What one route declares about itself."""
+
+    allow: str  # the permission it needs, or guard.PUBLIC or guard.SIGNED_IN
+    body: Schema | None = None
+    query: Schema | None = None
+    returns: Schema | None = None
+    many: bool = False  # answers with a Page of `returns`
+    status: int = 200
+    location: bool = False  # says where the new thing is
+    conditional: bool = False  # honours If-Match
+    limit: str = "default"  # the name of its rate limit
+    cache: tuple[str, ...] = ()  # the generations that a kept answer depends on
+    idempotent: bool = False  # honours Idempotency-Key
+    audit: str | None = None  # the action, "task.created"
+    prepare: Callable[..., dict[str, Any]] | None = None  # work to be done before the transaction opens
+    transaction: bool = True  # False: the view opens its own
+    writes: bool = False  # set by Resource from the method
+    problems: tuple[int, ...] = ()  # statuses of refusals that the rest of the contract does not imply
+    versions: tuple[int, ...] = VERSIONS
+
+    def __post_init__(self) -> None:
+        if self.allow not in guard.ALLOWABLE:
+            raise TypeError(f"{self.allow!r} is no permission: guard.PERMISSIONS lists them")
+        if not self.transaction and (self.idempotent or self.audit):
+            raise TypeError("idempotent and audit need the corridor's transaction")
+
+
+FIELDS = {field.name for field in dataclasses.fields(Contract)}
+
+
+class Resource(Blueprint):
+    """A room's routes. Takes the fields of Contract beside Flask's own options."""
+
+    def route(self, rule: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
+        """Declare a route: its contract, and the view that is left to write. `also` are other names of the same."""
+        paths = (rule, *options.pop("also", ()))
+        writes = not set(options.get("methods", ["GET"])) <= {"GET"}
+        contract = Contract(writes=writes, **{name: options.pop(name) for name in FIELDS & options.keys()})
+
+        def declare(view: View) -> View:
+            walk = corridor(view, contract, rule)
+
+            def mount(state: BlueprintSetupState) -> None:
+                if state.options["version"] in contract.versions:
+                    for path in paths:
+                        state.add_url_rule(path, view.__name__, walk, **options)
+
+            self.record(mount)
+            return view
+
+        return declare
+
+
+def corridor(view: View, contract: Contract, rule: str) -> View:
+    """Return the view behind every step, outermost first."""
+    walk = view
+    for step in reversed(STEPS):
+        walk = step.wrap(walk, contract)
+
+    @wraps(view)
+    def enter(**kwargs: Any) -> Any:
+        note(route=rule)
+        return walk(**kwargs)
+
+    enter.contract = contract  # type: ignore[attr-defined]
+    return enter
+
+
+def mount(app: Flask, *resources: Resource) -> None:
+    """Serve the rooms under each version's path: /api/v1/..."""
+    for version in VERSIONS:
+        for resource in resources:
+            name, prefix = f"{resource.name}_v{version}", f"/api/v{version}"
+            app.register_blueprint(resource, name=name, url_prefix=prefix, version=version)
+
+
+def mount_at_root(app: Flask, resource: Resource) -> None:
+    """Serve a room without any version in its path, in its newest shape."""
+    app.register_blueprint(resource, name=resource.name, version=VERSIONS[-1])

@@ -1,0 +1,67 @@
+"""Swagger UI at /api-docs, and the OpenAPI document it reads, through flasgger.
+
+flasgger bundles a Swagger UI of 2020; it serves the files of flask-swagger-ui instead, with a page of ours
+(templates/flasgger) that works under the strict Content-Security-Policy. See docs/decisions/0006-swagger-ui.md.
+"""
+
+import hashlib
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import orjson
+from flasgger import Swagger
+from flask import Flask, Response, current_app, request
+
+from api.errors import Invalid
+from api.version import __version__
+from api.web.openapi import document
+from api.web.versions import VERSIONS
+
+DOCUMENT = {"endpoint": "openapi", "route": "/api-docs/openapi.json", "rule_filter": lambda _rule: False}
+
+
+def init_app(app: Flask) -> None:
+    """Serve the document at /api-docs/openapi.json and Swagger UI at /api-docs."""
+    Swagger(
+        app,
+        template={"info": {"title": "Walnut API", "version": __version__}},
+        config={
+            "openapi": "3.1.1",
+            "title": "Walnut API",
+            "headers": [],
+            "auth": {},
+            "specs": [DOCUMENT],
+            "specs_route": "/api-docs",
+            "oauth_redirect": "/api-docs/oauth2-redirect.html",
+            "static_url_path": "/api-docs/assets",
+            "static_folder": str(_dist()),
+        },
+    )
+    app.view_functions["flasgger.openapi"] = serve  # flasgger would make it anew for each request
+
+
+def serve() -> Response:
+    """Answer with the document of ?version=N, 1 unless said otherwise."""
+    version = request.args.get("version", "1")
+    if version not in map(str, VERSIONS):
+        known = ", ".join(map(str, VERSIONS))
+        raise Invalid("There is no such version of the API.", fields=[("/version", f"Give one of: {known}.")])
+    body, tag = _rendered(current_app._get_current_object(), int(version))  # type: ignore[attr-defined]
+    response = Response(body, headers={"ETag": tag, "Cache-Control": "no-cache"}, content_type="application/json")
+    response.make_conditional(request.environ)
+    return response
+
+
+@lru_cache(maxsize=8)
+def _rendered(app: Flask, version: int) -> tuple[bytes, str]:
+    body = orjson.dumps(document(app, version))
+    return body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+
+def _dist() -> Path:
+    """Return the folder of Swagger UI's files. The package is not imported: it would only add a blueprint."""
+    spec = find_spec("flask_swagger_ui")
+    if spec is None or spec.origin is None:
+        raise ImportError("flask-swagger-ui is not installed")
+    return Path(spec.origin).parent / "dist"

@@ -1,0 +1,3 @@
+"""The versions of the API: /api/vN/... One list of routes serves them all."""
+
+VERSIONS = (1,)

@@ -1,0 +1,50 @@
+"""How Gunicorn serves Walnut. `walnut serve` uses this file; `gunicorn -c gunicorn.conf.py wsgi:app` does too.
+
+docs/decisions/0004-gunicorn.md says what was measured for each of these.
+"""
+
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import os
+from pathlib import Path
+
+import gevent
+
+from api import observe, settings, supervisor
+
+_settings = settings.load()
+
+bind = supervisor.address(_settings.host, _settings.port)
+workers = _settings.workers
+worker_class = "gevent"
+worker_connections = 512
+keepalive = 20  # longer than Nginx keeps its side (15 s), so that it is never the server that hangs up first
+timeout = 60  # of the worker's heartbeat, not of a request
+graceful_timeout = 25
+max_requests = 0
+preload_app = False  # no database connection may cross a fork
+http_parser = "python"  # the C parser lets through what smuggles requests past a proxy
+control_socket_disable = True
+accesslog = None  # the app writes one JSON line a request
+logconfig_dict = observe.logging_config(_settings.log_level)
+forwarded_allow_ips = "127.0.0.1"
+if Path("/dev/shm").is_dir():  # noqa: S108 (the heartbeat's file: on a disk it can stall a worker)
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def on_starting(server):
+    """End with the supervisor, also when that is killed."""
+    supervisor.end_with_parent(os.environ.get(supervisor.PARENT))
+
+
+def post_worker_init(worker):
+    """Let /health/ready say when this worker is about to end."""
+    worker.wsgi.extensions["draining"] = lambda: not worker.alive
+
+
+def post_request(worker, req, environ, resp):
+    """Give the other connections a turn: a handler that never waits would starve them (p99 1,070 ms against 16)."""
+    gevent.sleep(0)
