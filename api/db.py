@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 from flask import Flask, current_app
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
@@ -69,11 +70,9 @@ def database() -> "Database":
     return found
 
 
-@contextmanager
-def reading() -> Iterator[Connection]:
+def reading() -> "Snapshot":
     """One snapshot of the database. Cannot write. Never waits for a writer."""
-    with database().reading() as conn:
-        yield conn
+    return Snapshot(database())
 
 
 @contextmanager
@@ -113,6 +112,8 @@ def connect(url: URL | str, *pragmas: str) -> Engine:
         module=sqlite,
         isolation_level="AUTOCOMMIT",
         pool_reset_on_return=None,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
         connect_args={"timeout": 0, "check_same_thread": False, "cached_statements": 512},
     )
 
@@ -154,7 +155,7 @@ def pause() -> None:
 
 
 class Database:
-    """The readers and the writer of one process on one file."""
+    """The connections of one process to one file."""
 
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
@@ -163,18 +164,6 @@ class Database:
         self._idle: list[tuple[Connection, Any]] = []
         self._writer: Writer | None = None
         self._first = threading.Lock()
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """See `reading`. Connections are kept open: opening one costs more than most questions."""
-        with naming_faults():
-            conn, driver = self._idle.pop() if self._idle else self._opened()
-            try:
-                self._begin(driver)
-                yield conn
-            finally:
-                driver.rollback()
-                self._idle.append((conn, driver))
 
     def writing(self) -> Any:
         """See `writing`."""
@@ -191,8 +180,43 @@ class Database:
             self._writer.close()
         self._readers.dispose()
 
+    def reader(self) -> tuple[Connection, Any]:
+        """Return an idle reader and its driver. Readers are kept: opening one costs more than most questions."""
+        return self._idle.pop() if self._idle else self._opened()
+
+    def keep(self, reader: tuple[Connection, Any]) -> None:
+        """Take a reader back."""
+        self._idle.append(reader)
+
+    def _opened(self) -> tuple[Connection, Any]:
+        conn = self._readers.connect()
+        return conn, conn.connection.dbapi_connection
+
+
+class Snapshot:
+    """What `reading` gives. A class, because a generator would cost as much as the question asked in it."""
+
+    __slots__ = ("_database", "_reader")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Connection:
+        self._reader = self._database.reader()
+        try:
+            self._begin(self._reader[1])
+        except sqlite.Error as error:
+            self._end()
+            raise named(error) from error
+        return self._reader[0]
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._end()
+        if isinstance(error, DBAPIError | sqlite.Error) and (fault := named(error)) is not error:
+            raise fault from error
+
     def _begin(self, driver: Any) -> None:
-        """Take a snapshot. Another process may be mending the WAL after a crash, so busy is retried here too."""
+        """Take the snapshot. Another process may be mending the WAL after a crash, so busy is retried here too."""
         deadline = time.monotonic() + BUSY_SECONDS
         driver.execute("BEGIN")
         while True:
@@ -205,9 +229,9 @@ class Database:
             else:
                 return
 
-    def _opened(self) -> tuple[Connection, Any]:
-        conn = self._readers.connect()
-        return conn, conn.connection.dbapi_connection
+    def _end(self) -> None:
+        self._reader[1].rollback()
+        self._database.keep(self._reader)
 
 
 class Group:

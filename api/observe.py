@@ -94,11 +94,15 @@ class Observed:
             return self.wsgi_app(environ, start)
         finally:
             if log.isEnabledFor(logging.INFO):
-                log.info("request", extra=self._line(environ, int(answered[0][:3]), started))
+                log.handle(logging.makeLogRecord(self._line(environ, int(answered[0][:3]), started)))
 
     def _line(self, environ: Environ, status: int, started: float) -> dict[str, Any]:
         facts = environ.get(FACTS) or {"path": environ.get("PATH_INFO", "")[:200]}
         return {
+            "name": log.name,
+            "levelno": logging.INFO,
+            "levelname": "INFO",
+            "msg": "request",
             "request_id": environ["walnut.request_id"],
             "method": environ["REQUEST_METHOD"],
             "status": status,

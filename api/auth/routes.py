@@ -25,7 +25,7 @@ def check_first(body: dict[str, Any]) -> dict[str, Any]:
     """Check address and password before the transaction opens. Who does not exist takes as long as who does."""
     with db.reading() as conn:
         user = queries.by_email(conn, body["email"])
-    if not passwords.matches(body["password"], user and user["password_hash"]):
+    if not passwords.matches(body["password"], user["password_hash"] if user else None):
         raise Unauthenticated("The address or the password is not right.")
     return {"user": user}
 
@@ -71,9 +71,9 @@ def refresh(body: dict[str, Any]) -> Any:
 def logout(conn: Connection, query: dict[str, Any]) -> Any:
     """End this session, or all of yours."""
     if query["all"]:
-        tokens.end_all_sessions(conn, caller().id)
+        tokens.end_all_sessions(conn, caller()["id"])
     else:
-        tokens.end_session(conn, caller().session_id)
+        tokens.end_session(conn, caller()["session_id"])
 
 
 def may_ask_for_admin(conn: Connection) -> bool:

@@ -17,12 +17,13 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from api import db
 from api.errors import Unauthenticated
 from api.settings import Settings
+from api.statements import Statement
 from api.tables import refresh_tokens, sessions, users
 from api.web import access_token
 
 GRACE = 10_000  # milliseconds
 
-FIND = (
+FIND = Statement(
     select(
         refresh_tokens.c.hash,
         refresh_tokens.c.spent_at,
@@ -35,25 +36,35 @@ FIND = (
     .select_from(refresh_tokens.join(sessions).join(users))
     .where(refresh_tokens.c.hash == bindparam("token_hash"))
 )
-SPEND = (
+SPEND = Statement(
     update(refresh_tokens)
     .where(refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None))
     .values(spent_at=bindparam("now"))
 )
-UNSPENT = select(refresh_tokens.c.hash).where(
-    refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None)
+UNSPENT = Statement(
+    select(refresh_tokens.c.hash).where(
+        refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None)
+    )
 )
-KEEP = insert(refresh_tokens)
-OPEN = insert(sessions)
-END = update(sessions).where(sessions.c.id == bindparam("session_id"), sessions.c.ended_at.is_(None))
-END_ALL = update(sessions).where(sessions.c.user_id == bindparam("user"), sessions.c.ended_at.is_(None))
+KEEP = Statement(insert(refresh_tokens))
+OPEN = Statement(insert(sessions))
+END = Statement(
+    update(sessions)
+    .where(sessions.c.id == bindparam("session"), sessions.c.ended_at.is_(None))
+    .values(ended_at=bindparam("now"))
+)
+END_ALL = Statement(
+    update(sessions)
+    .where(sessions.c.user_id == bindparam("user"), sessions.c.ended_at.is_(None))
+    .values(ended_at=bindparam("now"))
+)
 
 
 def open_session(conn: Connection, user_id: str) -> dict[str, Any]:
     """Sign a user in and return what a login answers."""
     now, session_id, token = db.now(), db.new_id(), secrets.token_urlsafe(32)
     lifetime = _settings().refresh_token_ttl * 1000
-    conn.execute(OPEN, {"id": session_id, "user_id": user_id, "created_at": now, "expires_at": now + lifetime})
+    OPEN.run(conn, id=session_id, user_id=user_id, created_at=now, expires_at=now + lifetime, ended_at=None)
     _keep(conn, token, session_id)
     return _pair(user_id, session_id, token)
 
@@ -63,27 +74,27 @@ def rotate(conn: Connection, token: str) -> dict[str, Any] | None:
 
     Raises Unauthenticated if the token is unknown, or its session over.
     """
-    found = conn.execute(FIND, {"token_hash": _hash(token)}).one_or_none()
+    found = FIND.first(conn, token_hash=_hash(token))
     now = db.now()
-    if found is None or found.ended_at or found.expires_at <= now or not found.active:
+    if found is None or found["ended_at"] or found["expires_at"] <= now or not found["active"]:
         raise Unauthenticated("The refresh token is not good any more. Sign in again.", reason="invalid_token")
     successor = _successor(token)
-    if conn.execute(SPEND, {"token_hash": found.hash, "now": now}).rowcount:
-        _keep(conn, successor, found.session_id)
-    elif now - found.spent_at > GRACE or not conn.execute(UNSPENT, {"token_hash": _hash(successor)}).first():
-        end_session(conn, found.session_id)
+    if SPEND.run(conn, token_hash=found["hash"], now=now):
+        _keep(conn, successor, found["session_id"])
+    elif now - found["spent_at"] > GRACE or not UNSPENT.first(conn, token_hash=_hash(successor)):
+        end_session(conn, found["session_id"])
         return None
-    return _pair(found.user_id, found.session_id, successor)
+    return _pair(found["user_id"], found["session_id"], successor)
 
 
 def end_session(conn: Connection, session_id: str) -> None:
     """Sign a session out, on every replica at once: guard reads it on each request."""
-    conn.execute(END.values(ended_at=db.now()), {"session_id": session_id})
+    END.run(conn, session=session_id, now=db.now())
 
 
 def end_all_sessions(conn: Connection, user_id: str) -> None:
     """Sign a user out everywhere."""
-    conn.execute(END_ALL.values(ended_at=db.now()), {"user": user_id})
+    END_ALL.run(conn, user=user_id, now=db.now())
 
 
 def _pair(user_id: str, session_id: str, refresh_token: str) -> dict[str, Any]:
@@ -96,7 +107,7 @@ def _pair(user_id: str, session_id: str, refresh_token: str) -> dict[str, Any]:
 
 
 def _keep(conn: Connection, token: str, session_id: str) -> None:
-    conn.execute(KEEP, {"hash": _hash(token), "session_id": session_id, "created_at": db.now()})
+    KEEP.run(conn, hash=_hash(token), session_id=session_id, created_at=db.now(), spent_at=None)
 
 
 def _hash(token: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     bindparam,
     delete,
     exists,
@@ -19,10 +18,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from api import db
 from api.errors import Invalid
+from api.statements import Row, Statement
 from api.tables import task_tags, tasks, users
 from api.tasks import search
 from api.web import Page
@@ -36,12 +35,12 @@ FILTERS: dict[str, ColumnElement[bool]] = {
     "due_after": tasks.c.due_at > bindparam("due_after"),
     "q": search.matches(bindparam("q")),
 }
-GET = select(tasks).where(tasks.c.id == bindparam("task_id"))
-CREATE = insert(tasks).returning(tasks)
-REMOVE = delete(tasks).where(tasks.c.id == bindparam("task_id"))
-TAG = insert(task_tags)
-UNTAG = delete(task_tags).where(task_tags.c.task_seq == bindparam("seq"))
-USER_EXISTS = select(exists().where(users.c.id == bindparam("user_id")))
+GET = Statement(select(tasks).where(tasks.c.id == bindparam("task_id")))
+CREATE = Statement(insert(tasks).returning(tasks))
+REMOVE = Statement(delete(tasks).where(tasks.c.id == bindparam("task_id")))
+TAG = Statement(insert(task_tags))
+UNTAG = Statement(delete(task_tags).where(task_tags.c.task_seq == bindparam("seq")))
+USER_EXISTS = Statement(select(exists().where(users.c.id == bindparam("user_id"))))
 
 
 def page(conn: Connection, *, page: int, limit: int, sort: str, **filters: Any) -> Page:
@@ -49,47 +48,46 @@ def page(conn: Connection, *, page: int, limit: int, sort: str, **filters: Any) 
     if "q" in filters:
         filters["q"] = search.expression(filters["q"])
     found, count = _list(frozenset(filters), sort)
-    rows = conn.execute(found, {**filters, "limit": limit, "offset": (page - 1) * limit}).mappings().all()
-    return Page(rows, page, limit, conn.execute(count, filters).scalar_one())
+    rows = found.all(conn, **filters, limit=limit, offset=(page - 1) * limit)
+    return Page(rows, page, limit, count.value(conn, **filters))
 
 
-def get(conn: Connection, task_id: str) -> Any:
+def get(conn: Connection, task_id: str) -> Row | None:
     """Return the row of a task, or None."""
-    return conn.execute(GET, {"task_id": task_id}).mappings().one_or_none()
+    return GET.first(conn, task_id=task_id)
 
 
-def create(conn: Connection, author: str | None, values: dict[str, Any]) -> Any:
+def create(conn: Connection, author: str | None, values: Row) -> Row:
     """Add a task and return its row. Raises Invalid if there is no such assignee."""
     _check_assignee(conn, values)
     now = db.now()
     own = {"id": db.new_id(), "created_by": author, "created_at": now, "updated_at": now, "version": 1}
-    task = conn.execute(CREATE, values | own).mappings().one()
-    _tag(conn, task["seq"], values["tags"])
+    task = CREATE.one(conn, **values, **own)
+    _tag(conn, task, values["tags"])
     return task
 
 
-def change(conn: Connection, task: Any, values: dict[str, Any]) -> Any:
+def change(conn: Connection, task: Row, values: Row) -> Row:
     """Change fields of a task and return its new row. Raises Invalid if there is no such assignee."""
     _check_assignee(conn, values)
     if "tags" in values:
-        conn.execute(UNTAG, {"seq": task["seq"]})
-        _tag(conn, task["seq"], values["tags"])
+        UNTAG.run(conn, seq=task["seq"])
+        _tag(conn, task, values["tags"])
     changed = {f"new_{name}": value for name, value in values.items()}
-    statement = _change(frozenset(values))
-    return conn.execute(statement, changed | {"task_id": task["id"], "now": db.now()}).mappings().one()
+    return _change(frozenset(values)).one(conn, **changed, task_id=task["id"], now=db.now())
 
 
-def remove(conn: Connection, task: Any) -> None:
+def remove(conn: Connection, task: Row) -> None:
     """Delete a task."""
-    conn.execute(REMOVE, {"task_id": task["id"]})
+    REMOVE.run(conn, task_id=task["id"])
 
 
 @lru_cache(maxsize=512)
-def _list(filters: frozenset[str], sort: str) -> tuple[Select[Any], Select[Any]]:
+def _list(filters: frozenset[str], sort: str) -> tuple[Statement, Statement]:
     """Return the statements that find a page of a list, and count the list."""
     wanted = [FILTERS[name] for name in sorted(filters)]
     found = select(tasks).where(*wanted).order_by(*_order(sort)).limit(bindparam("limit")).offset(bindparam("offset"))
-    return found, select(func.count()).select_from(tasks).where(*wanted)
+    return Statement(found), Statement(select(func.count()).select_from(tasks).where(*wanted))
 
 
 def _order(sort: str) -> list[ColumnElement[Any]]:
@@ -102,18 +100,18 @@ def _order(sort: str) -> list[ColumnElement[Any]]:
 
 
 @lru_cache(maxsize=512)
-def _change(names: frozenset[str]) -> ReturningUpdate[Any]:
-    new = {name: bindparam(f"new_{name}", type_=tasks.c[name].type) for name in sorted(names)}
+def _change(names: frozenset[str]) -> Statement:
+    new: dict[str, Any] = {name: bindparam(f"new_{name}", type_=tasks.c[name].type) for name in sorted(names)}
     task = update(tasks).where(tasks.c.id == bindparam("task_id"))
-    return task.values(new | {"updated_at": bindparam("now"), "version": tasks.c.version + 1}).returning(tasks)
+    new |= {"updated_at": bindparam("now"), "version": tasks.c.version + 1}
+    return Statement(task.values(new).returning(tasks))
 
 
-def _tag(conn: Connection, seq: int, tags: list[str]) -> None:
-    if tags:
-        conn.execute(TAG, [{"task_seq": seq, "tag": tag} for tag in tags])
+def _tag(conn: Connection, task: Row, tags: list[str]) -> None:
+    TAG.run_many(conn, ({"task_seq": task["seq"], "tag": tag} for tag in tags))
 
 
-def _check_assignee(conn: Connection, values: dict[str, Any]) -> None:
+def _check_assignee(conn: Connection, values: Row) -> None:
     assignee = values.get("assignee_id")
-    if assignee and not conn.execute(USER_EXISTS, {"user_id": assignee}).scalar_one():
+    if assignee and not USER_EXISTS.value(conn, user_id=assignee):
         raise Invalid("There is no such assignee.", fields=[("/assignee_id", "Is no account's id.")])

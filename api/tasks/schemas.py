@@ -9,7 +9,7 @@ from api.web import Timestamp, WholeNumber
 
 STATUSES = ("todo", "in_progress", "done")
 SORTS = ("created_at", "updated_at", "due_at", "priority")
-UUID = Regexp(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", error="Is no id: a lower-case UUID.")
+UUID = Regexp(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", error="Is no id: a lower-case UUID.")
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
 
 

@@ -1,6 +1,7 @@
 """Kinds of values on the wire that marshmallow does not have."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from marshmallow import fields
@@ -8,6 +9,7 @@ from marshmallow import fields
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=10_000)  # a list holds the same times again and again
 def rfc3339(milliseconds: int | None) -> str | None:
     """Return a stored time as 2026-01-31T12:00:00.000Z."""
     if milliseconds is None:

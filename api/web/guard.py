@@ -14,12 +14,13 @@ from flask import Flask, current_app, g, request
 from flask_jwt_extended import JWTManager, create_access_token, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import ExpiredSignatureError, PyJWTError
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from api import db
 from api.errors import Forbidden, Unauthenticated
 from api.observe import note
 from api.settings import Settings
+from api.statements import Row, Statement
 from api.tables import sessions, users
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ ALLOWABLE = PERMISSIONS["admin"] | {PUBLIC}
 ISSUER = AUDIENCE = "walnut"
 CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 
-CALLER = (
+CALLER = Statement(
     select(users.c.id, users.c.username, users.c.role, users.c.active, sessions.c.id.label("session_id"))
     .select_from(sessions.join(users))
     .where(
@@ -78,24 +79,27 @@ def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
 
     @wraps(view)
     def guarded(**kwargs: Any) -> Any:
-        g.caller = caller = _caller()
-        note(user_id=caller.id)
-        if contract.allow not in PERMISSIONS.get(caller.role, ()):
-            raise Forbidden(f"This needs the permission {contract.allow}, which the role {caller.role} does not have.")
+        token = _token()
+        with db.reading() as conn:
+            _let_in(conn, token, contract.allow)
+            if not contract.writes:
+                g.conn = conn  # one snapshot for a read: what it may see, and what it sees
+                return view(**kwargs)
         return view(**kwargs)
 
     return guarded
 
 
-def caller() -> Any:
+def caller() -> Row:
     """Return the row of who is calling: id, username, role, active, session_id."""
-    return g.caller
+    found: Row = g.caller
+    return found
 
 
 def actor() -> str | None:
     """Return the id of who is calling, or None if nobody is signed in."""
     found = g.get("caller")
-    return found.id if found else None
+    return found["id"] if found else None
 
 
 def access_token(user_id: str, session_id: str) -> str:
@@ -112,15 +116,22 @@ def bearer() -> str:
     return token.strip()
 
 
-def _caller() -> Any:
+def _token() -> Token:
     token = _verified(bearer(), current_app.config["JWT_SECRET_KEY"])
     if token.expires_at <= time.time():
         raise _expired()
-    with db.reading() as conn:
-        found = conn.execute(CALLER, {"sid": token.session_id, "sub": token.user_id, "now": db.now()}).one_or_none()
-    if found is None or not found.active:
+    return token
+
+
+def _let_in(conn: Connection, token: Token, permission: str) -> None:
+    """Remember who is calling. Raises Unauthenticated or Forbidden if that is nobody who may."""
+    found = CALLER.first(conn, sid=token.session_id, sub=token.user_id, now=db.now())
+    if found is None or not found["active"]:
         raise Unauthenticated("This session has ended. Sign in again.", reason="invalid_token")
-    return found
+    g.caller = found
+    note(user_id=found["id"])
+    if permission not in PERMISSIONS.get(found["role"], ()):
+        raise Forbidden(f"This needs the permission {permission}, which the role {found['role']} does not have.")
 
 
 @lru_cache(maxsize=10_000)

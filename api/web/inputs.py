@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from flask import request
 from marshmallow import Schema, ValidationError, fields
@@ -28,7 +29,7 @@ def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
     @wraps(view)
     def checked(**kwargs: Any) -> Any:
         if contract.query:
-            kwargs["query"] = load(contract.query, query_arguments(contract.query))
+            kwargs["query"] = load_query(contract.query, request.environ.get("QUERY_STRING", ""))
         if contract.body:
             kwargs["body"] = load(contract.body, *snake_cased(contract.body, json_object()))
         return view(**kwargs)
@@ -77,19 +78,28 @@ def parse(data: bytes) -> Any:
     return value
 
 
-def query_arguments(schema: Schema) -> dict[str, Any]:
-    """Return the query string as a dict: a list for a field that takes many, otherwise exactly one value a name."""
-    found: dict[str, Any] = {}
-    for name, values in request.args.lists():
-        for value in values:
-            _inspect(value)
-        if isinstance(schema.fields.get(name), fields.List):
-            found[name] = values
-        elif len(values) > 1:
-            raise Invalid(f"{name} is given twice.", fields=[(f"/{name}", "Give it once.")])
-        else:
-            found[name] = values[0]
+def load_query(schema: Schema, raw: str) -> dict[str, Any]:
+    """Return what the schema makes of a query string. Raises Invalid, naming each wrong argument."""
+    return dict(_loaded_query(schema, raw))
+
+
+@lru_cache(maxsize=1024)  # the same few lists are asked for again and again
+def _loaded_query(schema: Schema, raw: str) -> dict[str, Any]:
+    found: dict[str, Any] = load(schema, _arguments(schema, raw))
     return found
+
+
+def _arguments(schema: Schema, raw: str) -> dict[str, Any]:
+    """Return a query string as a dict: a list for a field that takes many, otherwise exactly one value a name."""
+    try:
+        given = parse_qs(raw, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise Malformed("The query string is not UTF-8, or has more than 100 arguments.") from None
+    _inspect(given)
+    many = {name for name, field in schema.fields.items() if isinstance(field, fields.List)}
+    if twice := [name for name, values in given.items() if len(values) > 1 and name not in many]:
+        raise Invalid(f"{twice[0]} is given twice.", fields=[(f"/{twice[0]}", "Give it once.")])
+    return {name: values if name in many else values[0] for name, values in given.items()}
 
 
 def camel_case(name: str) -> str:

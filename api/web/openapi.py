@@ -91,7 +91,7 @@ def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[
     room = rule.endpoint.partition("_v")[0]
     operation: dict[str, Any] = {
         "tags": [room],
-        "operationId": re.sub(r"\W+", "_", f"{method}{rule.rule.partition('/v')[2]}").strip("_"),
+        "operationId": _operation_id(rule, method),
         "summary": (app.view_functions[rule.endpoint].__doc__ or "").split("\n")[0].rstrip("."),
         "parameters": [*_path_parameters(rule), *_header_parameters(contract)],
         "responses": {str(contract.status): _success(contract)},
@@ -110,6 +110,12 @@ def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[
         required = any(field.required for field in contract.body.fields.values())
         operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": contract.body}}}
     return operation
+
+
+def _operation_id(rule: Rule, method: str) -> str:
+    """Return what generated clients call it: post_auth_login, get_tasks_task_id."""
+    path = PARAMETER.sub(r"\1", rule.rule).split("/")[3:]  # without /api/vN
+    return "_".join([method, *path]).replace("-", "_")
 
 
 def _path_parameters(rule: Rule) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from flask import g
+
 from api import db
 
 if TYPE_CHECKING:
@@ -16,13 +18,21 @@ if TYPE_CHECKING:
 
 def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
     """Open the contract's kind of transaction round the view."""
-    connection = db.writing if contract.writes else db.reading
+    if not contract.transaction:
+        return view
 
     @wraps(view)
-    def connected(**kwargs: Any) -> Any:
+    def written(**kwargs: Any) -> Any:
         if contract.prepare:
             kwargs |= contract.prepare(**kwargs)
-        with connection() as conn:
+        with db.writing() as conn:
             return view(conn, **kwargs)
 
-    return connected if contract.transaction else view
+    @wraps(view)
+    def read(**kwargs: Any) -> Any:
+        if (conn := g.get("conn")) is not None:  # guard has taken a snapshot already
+            return view(conn, **kwargs)
+        with db.reading() as conn:
+            return view(conn, **kwargs)
+
+    return written if contract.writes else read
