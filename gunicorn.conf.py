@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _settings = settings.load()
 
 bind = supervisor.address(_settings.host, _settings.port)
 workers = _settings.workers
-worker_class = "gevent"
+worker_class = "api.gunicorn_worker.Worker"
 worker_connections = 512
 keepalive = 20  # longer than Nginx keeps its side (15 s), so that it is never the server that hangs up first
 timeout = 60  # of the worker's heartbeat, not of a request
@@ -41,7 +42,9 @@ def on_starting(server):
 
 
 def post_worker_init(worker):
-    """Let /health/ready say when this worker is about to end."""
+    """Let /health/ready say when this worker is about to end, and spare the collector what stays for good."""
+    gc.collect()
+    gc.freeze()
     worker.wsgi.extensions["draining"] = lambda: not worker.alive
 
 

@@ -21,6 +21,7 @@ from api.db import connect
 from api.settings import Settings
 
 APPLICATION_ID = 0x574C4E54  # "WLNT" in the file's header: https://sqlite.org/pragma.html#pragma_application_id
+WAIT = "busy_timeout=5000"  # milliseconds, in C: at a start no greenlet is waiting for this one
 CHECK_SECONDS = 2.0  # how long a start may spend looking for damage
 
 
@@ -35,12 +36,10 @@ def upgrade(settings: Settings) -> str:
     """
     with _locked(settings.instance_path), _opened(settings) as conn:
         before = revision(conn)
+        if before == head():
+            return f"The database is at revision {before} already."
         _run(conn, lambda config: command.upgrade(config, "head"))
-        conn.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
-        after = revision(conn)
-    if before == after:
-        return f"The database is at revision {after} already."
-    return f"The database went from {before or 'nothing'} to revision {after}."
+    return f"The database went from {before or 'nothing'} to revision {head()}."
 
 
 def check(settings: Settings) -> None:
@@ -48,7 +47,7 @@ def check(settings: Settings) -> None:
     path = _path(settings)
     if not path.exists():
         raise DatabaseError(f"There is no database at {path}. Make it with `walnut db upgrade`.")
-    engine = connect(settings.database_url, "query_only=ON")
+    engine = connect(settings.database_url, WAIT, "query_only=ON")
     try:
         with engine.connect() as conn:
             found = revision(conn)
@@ -90,8 +89,10 @@ def _run(conn: Connection, step: Callable[[Config], None]) -> None:
     """Run Alembic in one transaction, so that a failed upgrade leaves the old database."""
     config = _config()
     config.attributes["connection"] = conn
+    conn.exec_driver_sql("PRAGMA journal_mode=WAL")
     conn.exec_driver_sql("BEGIN IMMEDIATE")
     try:
+        conn.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         step(config)
     except BaseException:
         conn.exec_driver_sql("ROLLBACK")
@@ -111,11 +112,10 @@ def _locked(folder: Path) -> Iterator[None]:
 def _opened(settings: Settings) -> Iterator[Connection]:
     path = _path(settings)
     _refuse_what_is_gone(path)
-    engine = connect(settings.database_url)
+    engine = connect(settings.database_url, WAIT)
     try:
         with engine.connect() as conn:
             _refuse_what_is_damaged(conn, path)
-            conn.exec_driver_sql("PRAGMA journal_mode=WAL")
             yield conn
         _mark(path).touch()
     except DBAPIError as error:
