@@ -3,7 +3,6 @@
 docs/decisions/0004-gunicorn.md says what was measured for each of these.
 """
 
-
 from gevent import monkey
 
 monkey.patch_all()
@@ -31,7 +30,7 @@ http_parser = "python"  # the C parser lets through what smuggles requests past 
 control_socket_disable = True
 accesslog = None  # the app writes one JSON line a request
 logconfig_dict = observe.logging_config(_settings.log_level)
-forwarded_allow_ips = "127.0.0.1"
+forwarded_allow_ips = ""  # the app itself counts TRUSTED_PROXIES hops
 if Path("/dev/shm").is_dir():  # noqa: S108 (the heartbeat's file: on a disk it can stall a worker)
     worker_tmp_dir = "/dev/shm"  # noqa: S108
 

@@ -1,6 +1,7 @@
 """Walnut: a lightweight, SQLite-first backend server. One request, one commit."""
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import cli, db, observe, settings, store
 from api.assets import asset
@@ -29,6 +30,8 @@ def create_app(configuration: Settings | None = None) -> Flask:
     for page in (pages, swagger, problems, headers):
         page.init_app(app)
     observe.init_app(app, given)
+    if hops := given.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     for command in cli.COMMANDS:
         app.cli.add_command(command)
     return app

@@ -19,12 +19,17 @@ from urllib.request import urlopen
 
 from api.assets import asset
 from api.checkpoints import keep_short
+from api.db import SQLITE_VERSION, sqlite_is_safe
 from api.settings import Settings, SettingsError
 
 PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BOOT_SECONDS = 5.0  # a program that ends sooner did not start at all
 TRIES = 3
+UNSAFE = (
+    f"WARNING: SQLite {SQLITE_VERSION} can lose a committed transaction (https://sqlite.org/wal.html#walresetbug).\n"
+    "Install one that cannot: the wheel pysqlite3, or SQLite 3.51.3 or newer. Until then one process checkpoints alone."
+)
 
 
 @dataclass
@@ -96,6 +101,8 @@ class Supervisor:
 def serve(settings: Settings, *, reload: bool = False) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the exit status. Raises SettingsError if the port is not to be had."""
     refuse_port_in_use(settings.host, settings.port)
+    if not sqlite_is_safe():
+        say(UNSAFE)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
     stop = threading.Event()
     checkpointer = threading.Thread(target=keep_short, args=(settings, stop))

@@ -1,12 +1,11 @@
 """Writes down who did what, in the deed's own transaction. Its place in the corridor: nothing is recorded yet."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from api.web.resource import Contract
+from api.web.contract import Contract
 
 
-def wrap(view: Callable[..., Any], _contract: "Contract") -> Callable[..., Any]:
+def wrap(view: Callable[..., Any], _contract: Contract) -> Callable[..., Any]:
     """Record the action that the contract names."""
     return view

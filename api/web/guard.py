@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from flask import Flask, current_app, g, request
 from flask_jwt_extended import JWTManager, create_access_token, decode_token
@@ -22,9 +22,7 @@ from api.observe import note
 from api.settings import Settings
 from api.statements import Row, Statement
 from api.tables import sessions, users
-
-if TYPE_CHECKING:
-    from api.web.resource import Contract
+from api.web.contract import Contract
 
 PUBLIC = "public"  # anybody
 SIGNED_IN = "signed in"  # any account that may sign in
@@ -72,7 +70,7 @@ def init_app(app: Flask, settings: Settings) -> None:
     JWTManager(app)
 
 
-def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
+def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     """Let in whom the contract allows."""
     if contract.allow == PUBLIC:
         return view

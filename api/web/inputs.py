@@ -4,16 +4,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 from flask import request
 from marshmallow import Schema, ValidationError, fields
 
 from api.errors import Invalid, Malformed, UnsupportedMediaType
-
-if TYPE_CHECKING:
-    from api.web.resource import Contract
+from api.web.contract import Contract
 
 MAX_BODY = 1 << 20  # bytes
 MAX_DEPTH = 32
@@ -21,7 +19,7 @@ INTEGERS = range(-(2**63), 2**63)
 UPPER = re.compile(r"_([a-z])")
 
 
-def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
+def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     """Read and check what the contract says the request holds."""
     if not (contract.body or contract.query):
         return view

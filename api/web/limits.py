@@ -1,12 +1,11 @@
 """How often a caller may knock. Its place in the corridor: no limit is kept here yet, Nginx stops storms."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from api.web.resource import Contract
+from api.web.contract import Contract
 
 
-def wrap(view: Callable[..., Any], _contract: "Contract") -> Callable[..., Any]:
+def wrap(view: Callable[..., Any], _contract: Contract) -> Callable[..., Any]:
     """Count the request against the limit that the contract names."""
     return view

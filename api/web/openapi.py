@@ -12,9 +12,9 @@ from werkzeug.routing import Rule
 
 from api.version import __version__
 from api.web import problems
+from api.web.contract import Contract
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, SIGNED_IN
-from api.web.resource import Contract
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 DESCRIPTION = """Accounts, roles and tasks. One request, one commit: what you are told was done, is on disk.

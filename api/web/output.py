@@ -4,17 +4,15 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from flask import Response, request
 from marshmallow import Schema
 
 from api.errors import PreconditionFailed
+from api.web.contract import Contract
 from api.web.fields import Timestamp, rfc3339
-
-if TYPE_CHECKING:
-    from api.web.resource import Contract
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Page:
     total: int
 
 
-def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
+def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     """Answer with what the view returns, in the shape that the contract promises."""
     shape = shaper(contract.returns) if contract.returns else None
 
@@ -60,7 +58,7 @@ def shaper(schema: Schema) -> Callable[[Any], dict[str, Any]]:
     return shape
 
 
-def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: "Contract") -> Response:
+def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contract) -> Response:
     """Return the response of a row or a Page. Changes are not to be stored; reads are to be checked before reuse."""
     if isinstance(result, Page):
         shaped: Any = {
@@ -97,7 +95,7 @@ def unchanged_since(row: Any) -> None:
         raise PreconditionFailed(f"It has changed: it is at version {row['version']} now. Fetch it again, then repeat.")
 
 
-def _etag(shaped: dict[str, Any], body: bytes, contract: "Contract") -> str | None:
+def _etag(shaped: dict[str, Any], body: bytes, contract: Contract) -> str | None:
     if "version" in shaped:
         return etag(shaped["version"])
     if contract.writes:

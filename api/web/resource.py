@@ -7,10 +7,10 @@ from typing import Any
 
 from flask import Blueprint, Flask
 from flask.blueprints import BlueprintSetupState
-from marshmallow import Schema
 
 from api.observe import note
 from api.web import audit, cache, guard, idempotency, inputs, limits, output, transaction
+from api.web.contract import Contract
 from api.web.versions import VERSIONS
 
 # The order of the corridor, from the street to the room. Steps before `transaction` may use the network and may not
@@ -18,35 +18,6 @@ from api.web.versions import VERSIONS
 STEPS = (limits, guard, inputs, cache, transaction, idempotency, output, audit)
 
 View = Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Contract:
-    """What one route declares about itself."""
-
-    allow: str  # the permission it needs, or guard.PUBLIC or guard.SIGNED_IN
-    body: Schema | None = None
-    query: Schema | None = None
-    returns: Schema | None = None
-    many: bool = False  # answers with a Page of `returns`
-    status: int = 200
-    location: bool = False  # says where the new thing is
-    conditional: bool = False  # honours If-Match
-    limit: str = "default"  # the name of its rate limit
-    cache: tuple[str, ...] = ()  # the generations that a kept answer depends on
-    idempotent: bool = False  # honours Idempotency-Key
-    audit: str | None = None  # the action, "task.created"
-    prepare: Callable[..., dict[str, Any]] | None = None  # work to be done before the transaction opens
-    transaction: bool = True  # False: the view opens its own
-    writes: bool = False  # set by Resource from the method
-    problems: tuple[int, ...] = ()  # statuses of refusals that the rest of the contract does not imply
-    versions: tuple[int, ...] = VERSIONS
-
-    def __post_init__(self) -> None:
-        if self.allow not in guard.ALLOWABLE:
-            raise TypeError(f"{self.allow!r} is no permission: guard.PERMISSIONS lists them")
-        if not self.transaction and (self.idempotent or self.audit):
-            raise TypeError("idempotent and audit need the corridor's transaction")
 
 
 FIELDS = {field.name for field in dataclasses.fields(Contract)}
@@ -60,6 +31,8 @@ class Resource(Blueprint):
         paths = (rule, *options.pop("also", ()))
         writes = not set(options.get("methods", ["GET"])) <= {"GET"}
         contract = Contract(writes=writes, **{name: options.pop(name) for name in FIELDS & options.keys()})
+        if contract.allow not in guard.ALLOWABLE:
+            raise TypeError(f"{contract.allow!r} is no permission: guard.PERMISSIONS lists them")
 
         def declare(view: View) -> View:
             walk = corridor(view, contract, rule)

@@ -6,17 +6,15 @@ view's arguments. Inside the transaction nothing may wait.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import g
 
 from api import db
-
-if TYPE_CHECKING:
-    from api.web.resource import Contract
+from api.web.contract import Contract
 
 
-def wrap(view: Callable[..., Any], contract: "Contract") -> Callable[..., Any]:
+def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     """Open the contract's kind of transaction round the view."""
     if not contract.transaction:
         return view

@@ -1,0 +1,36 @@
+"""What a route declares, and the corridor keeps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from marshmallow import Schema
+
+from api.web.versions import VERSIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What one route declares about itself."""
+
+    allow: str  # the permission it needs, or guard.PUBLIC or guard.SIGNED_IN
+    body: Schema | None = None
+    query: Schema | None = None
+    returns: Schema | None = None
+    many: bool = False  # answers with a Page of `returns`
+    status: int = 200
+    location: bool = False  # says where the new thing is
+    conditional: bool = False  # honours If-Match
+    limit: str = "default"  # the name of its rate limit
+    cache: tuple[str, ...] = ()  # the generations that a kept answer depends on
+    idempotent: bool = False  # honours Idempotency-Key
+    audit: str | None = None  # the action, "task.created"
+    prepare: Callable[..., dict[str, Any]] | None = None  # work to be done before the transaction opens
+    transaction: bool = True  # False: the view opens its own
+    writes: bool = False  # set by Resource from the method
+    problems: tuple[int, ...] = ()  # statuses of refusals that the rest of the contract does not imply
+    versions: tuple[int, ...] = VERSIONS
+
+    def __post_init__(self) -> None:
+        if not self.transaction and (self.idempotent or self.audit):
+            raise TypeError("idempotent and audit need the corridor's transaction")
