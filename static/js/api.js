@@ -1,0 +1,81 @@
+// The client of the REST API: one function, call(). It carries the token, renews it once when it has expired, turns refusals
+// into Problems (RFC 9457), and tells every listener of `exchanges` what was sent and what came back.
+import { session } from "./session.js";
+
+export const API = "/api/v1";
+const DEADLINE_MS = 30_000;
+
+/** Every request with its answer, as "exchange" events. */
+export const exchanges = new EventTarget();
+
+/** A request that did not succeed. `errors` names the fields: [{pointer: "/title", detail: "..."}]. */
+export class Problem extends Error {
+  constructor(answer) {
+    const told = answer.body && typeof answer.body === "object" ? answer.body : {};
+    const wait = answer.header("Retry-After");
+    const text = told.detail || told.title || answer.failure || `The server answered ${answer.status}.`;
+    super(wait ? `${text} Try again in ${wait} s.` : text);
+    Object.assign(this, { status: answer.status, title: told.title ?? "", errors: told.errors ?? [], requestId: answer.header("X-Request-ID"), body: answer.body, ms: answer.ms });
+  }
+}
+
+/** What to do when the session has ended: resolves to true when signed in again. Set by whoever can ask. */
+let signInAgain = async () => false;
+export const whenSessionEnds = (ask) => { signInAgain = ask; };
+
+/** Send a request and return the answer; throws a Problem unless it succeeded.
+ *  Options: body (sent as JSON), headers, anonymous (no token), silent (not announced). */
+export async function call(method, path, options = {}) {
+  const used = session.access;
+  let answer = await send(method, path, options);
+  if (answer.status === 401 && !options.anonymous && await renew(used)) answer = await send(method, path, options);
+  if (!answer.ok) throw new Problem(answer);
+  return answer;
+}
+
+let renewing = null;
+
+/** Get a fresh access token; whoever asks meanwhile waits for the same one. */
+async function renew(used) {
+  if (session.access && session.access !== used) return true;
+  renewing ??= exchangeTokens().finally(() => { renewing = null; });
+  return renewing;
+}
+
+async function exchangeTokens() {
+  const spent = session.refresh;
+  if (spent) {
+    const answer = await send("POST", `${API}/auth/refresh`, { body: { refresh_token: spent }, anonymous: true });
+    if (answer.ok) { session.adopt(answer.body); return true; }
+    if (session.refresh && session.refresh !== spent) return true;      // a twin tab was first
+    if (answer.status === 0 || answer.status === 429 || answer.status >= 500) throw new Problem(answer);   // not refused: try later
+  }
+  return signInAgain();
+}
+
+async function send(method, path, { body, headers = {}, anonymous = false, silent = false }) {
+  const sent = { Accept: "application/json", ...headers };
+  if (body !== undefined) sent["Content-Type"] = "application/json";
+  if (!anonymous && session.access) sent.Authorization = `Bearer ${session.access}`;
+  const started = performance.now();
+  const answer = await exchange(path, { method, headers: sent, body: body === undefined ? undefined : JSON.stringify(body) });
+  answer.ms = performance.now() - started;
+  if (!silent) exchanges.dispatchEvent(new CustomEvent("exchange", { detail: { at: new Date(), method, path, headers: sent, body, answer } }));
+  return answer;
+}
+
+async function exchange(path, init) {
+  try {
+    const response = await fetch(path, { ...init, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(DEADLINE_MS) });
+    return { status: response.status, ok: response.ok, body: parse(await response.text()), header: (name) => response.headers.get(name) };
+  } catch (error) {
+    const failure = error.name === "TimeoutError" ? `No answer within ${DEADLINE_MS / 1000} seconds.` : "The server could not be reached.";
+    return { status: 0, ok: false, body: null, failure, header: () => null };
+  }
+}
+
+/** JSON where it is JSON, else the text itself; null when there is nothing. */
+function parse(text) {
+  if (!text) return null;
+  try { return JSON.parse(text); } catch { return text; }
+}

@@ -1,0 +1,68 @@
+// What all forms share: one submission at a time, and refusals shown at the fields they name.
+
+/** Run `send` when the form is submitted. A Problem it throws is shown in the form, unless `handle(problem)` says it did so itself. */
+export function onSubmit(form, send, handle = () => false) {
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (form.ariaBusy === "true") return;
+    clearProblem(form);
+    form.ariaBusy = "true";
+    try {
+      await send();
+    } catch (problem) {
+      if (!problem.errors) throw problem;
+      if (!handle(problem)) showProblem(form, problem);
+    } finally {
+      form.ariaBusy = "false";
+    }
+  });
+}
+
+/** Show each error beside its input, the rest at the head of the form, and put the focus on the first wrong input. */
+export function showProblem(form, problem) {
+  const elsewhere = [];
+  for (const { pointer = "", detail } of problem.errors) {
+    const [, name, index] = pointer.split("/");
+    const text = index === undefined ? detail : `${Number(index) + 1}: ${detail}`;
+    if (!showAtField(form, name, text)) elsewhere.push([name, text].filter(Boolean).join(": "));
+  }
+  const first = form.querySelector("[aria-invalid=true]");
+  if (!first || elsewhere.length) tell(form, [problem.message, ...elsewhere].join(" "));
+  first?.focus();
+}
+
+/** Show a message beside the input of that name; false when the form has none. */
+export function showAtField(form, name, text) {
+  const found = name && form.elements.namedItem(name);
+  const input = found instanceof RadioNodeList ? found[0] : found;
+  const field = input?.closest(".field");
+  if (!field) return false;
+  const id = `${form.id}-${name}-error`;
+  const note = document.getElementById(id) ?? field.appendChild(Object.assign(document.createElement("p"), { id, className: "field-error" }));
+  note.textContent = [note.textContent, text].filter(Boolean).join(" ");
+  input.setAttribute("aria-invalid", "true");
+  const others = (input.getAttribute("aria-describedby") ?? "").split(" ").filter((other) => other && other !== id);
+  input.setAttribute("aria-describedby", [id, ...others].join(" "));
+  return true;
+}
+
+/** A message at the head of the form; kind is "error" or "info". */
+export function tell(form, text, kind = "error") {
+  const message = form.querySelector(".message");
+  message.textContent = text;
+  message.dataset.kind = kind;
+  message.hidden = !text;
+}
+
+/** Take all messages away. */
+export function clearProblem(form) {
+  tell(form, "");
+  for (const note of form.querySelectorAll(".field-error")) {
+    const input = form.querySelector(`[aria-describedby~="${note.id}"]`);
+    const others = (input?.getAttribute("aria-describedby") ?? "").split(" ").filter((other) => other !== note.id).join(" ");
+    if (others) input.setAttribute("aria-describedby", others);
+    else input?.removeAttribute("aria-describedby");
+    input?.removeAttribute("aria-invalid");
+    note.remove();
+  }
+}

@@ -1,0 +1,35 @@
+// The words in which values are shown: statuses, priorities, times and people.
+
+export const STATUS = { todo: "To do", in_progress: "In progress", done: "Done" };
+export const PRIORITY = { 1: "Urgent", 2: "High", 3: "Normal", 4: "Low", 5: "Someday" };
+
+const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
+const UNITS = [["year", 31_536_000], ["month", 2_592_000], ["week", 604_800], ["day", 86_400], ["hour", 3_600], ["minute", 60]];
+
+/** "3 hours ago", "in 2 days"; "now" within a minute. */
+export function fromNow(time) {
+  const seconds = (new Date(time) - Date.now()) / 1000;
+  const [unit, size] = UNITS.find(([, length]) => Math.abs(seconds) >= length) ?? ["minute", 60];
+  return Math.abs(seconds) < 60 ? "now" : relative.format(Math.round(seconds / size), unit);
+}
+
+/** Date and time of day, in the reader's time zone. */
+export const fully = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** A title in a sentence: in quotes, and kept from turning the direction of the text around it. */
+export const quote = (title) => `“\u2068${title}\u2069”`;
+
+/** The reader's time zone, by name. */
+export const timeZone = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+export const isOverdue = (task) => task.status !== "done" && task.due_at !== null && new Date(task.due_at) < new Date();
+
+/** RFC 3339 to the value of a datetime-local input, to the minute; "" for null. */
+export function toLocalInput(time) {
+  if (!time) return "";
+  const date = new Date(time);
+  return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}
+
+/** The value of a datetime-local input to RFC 3339 in UTC; null for "". */
+export const fromLocalInput = (text) => (text ? new Date(text).toISOString() : null);
