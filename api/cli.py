@@ -43,6 +43,7 @@ def walnut() -> None:
 def serve(no_worker: bool, reload: bool) -> None:  # noqa: ARG001 (part of the start-up contract)
     """Upgrade the database if need be, then serve until SIGTERM or Ctrl-C."""
     given = settings.load()
+    supervisor.refuse_port_in_use(given.host, given.port)
     supervisor.say(upgrade.upgrade(given))
     sys.exit(supervisor.serve(given, reload=reload))
 

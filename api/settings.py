@@ -133,7 +133,7 @@ def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
 
 def _completed(settings: Settings) -> Settings:
     """Fill in what depends on other settings, and refuse what does not go together."""
-    folder = settings.instance_path.absolute()
+    folder = _folder(settings.instance_path.absolute())
     given: dict[str, Any] = {"instance_path": folder}
     if not settings.database_url:
         given["database_url"] = f"sqlite:///{folder / 'walnut.db'}"
@@ -147,6 +147,20 @@ def _completed(settings: Settings) -> Settings:
         _checked(settings.jwt_secret) if settings.jwt_secret else _development_secret(settings, folder)
     )
     return dataclasses.replace(settings, **given)
+
+
+def _folder(path: Path) -> Path:
+    """Make the folder for all state. Raises SettingsError if it cannot be written to."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is read-only"
+    except OSError as error:
+        reason = error.strerror or "unknown reason"
+    if reason:
+        raise SettingsError(
+            f"INSTANCE_PATH: cannot write to {path} ({reason}). Name a folder that this user may write to."
+        )
+    return path
 
 
 def _checked(secret: str) -> str:
@@ -169,15 +183,14 @@ def _development_secret(settings: Settings, folder: Path) -> str:
 
 
 def kept_secret(path: Path) -> str:
-    """Return the secret kept in `path` (mode 0600), made the first time. Raises SettingsError if it cannot be kept."""
+    """Return the secret kept in `path` (mode 0600), made the first time. Raises SettingsError if it cannot be read."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _make_once(path)
         return _checked(path.read_text().strip())
     except OSError as error:
         raise SettingsError(
-            f"INSTANCE_PATH: cannot write to {path.parent} ({error.strerror}). Name a folder that this user may write."
+            f"JWT_SECRET: cannot keep it in {path} ({error.strerror}). Check who may read it."
         ) from None
 
 

@@ -99,8 +99,7 @@ class Supervisor:
 
 
 def serve(settings: Settings, *, reload: bool = False) -> int:
-    """Serve until SIGTERM or Ctrl-C. Returns the exit status. Raises SettingsError if the port is not to be had."""
-    refuse_port_in_use(settings.host, settings.port)
+    """Serve until SIGTERM or Ctrl-C. Returns the exit status."""
     if not sqlite_is_safe():
         say(UNSAFE)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]

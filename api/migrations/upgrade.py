@@ -1,7 +1,8 @@
 """Brings the database to the shape this version needs, once, before any worker starts.
 
-A database is one of: new (no file, and none was ever made here), gone (none, but there was one), empty or damaged
-(refused), older (upgraded in one transaction), current, or newer than this program (refused).
+A database is one of: new (no file or an empty one, and none was ever made here), gone (no file or an empty one, but
+there was one: refused), damaged (refused), older (upgraded in one transaction), current, or newer than this program
+(refused).
 """
 
 import fcntl
@@ -136,11 +137,10 @@ def _mark(path: Path) -> Path:
 def _refuse_what_is_gone(path: Path) -> None:
     if not path.parent.is_dir():
         raise DatabaseError(f"The folder {path.parent} does not exist. Make it, or name another in DATABASE_URL.")
-    if path.exists() and path.stat().st_size == 0:
-        raise DatabaseError(f"The database {path} is empty. Restore a backup, or delete the file to start anew.")
-    if not path.exists() and _mark(path).exists():
+    state = "gone" if not path.exists() else "empty" if path.stat().st_size == 0 else ""
+    if state and _mark(path).exists():
         raise DatabaseError(
-            f"The database {path} is gone: there was one. Restore a backup, or delete {_mark(path)} to start anew."
+            f"The database {path} is {state}: there was one. Restore a backup, or delete {_mark(path)} to start anew."
         )
     if not path.exists() and path.with_name(path.name + "-wal").exists():
         raise DatabaseError(f"The database {path} is gone, its log {path.name}-wal is not. Restore both from a backup.")
