@@ -9,11 +9,13 @@ monkey.patch_all()
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import gevent
 
 from api import observe, settings, supervisor
+from api.migrations import upgrade
 
 _settings = settings.load()
 
@@ -36,8 +38,12 @@ if Path("/dev/shm").is_dir():  # noqa: S108 (the heartbeat's file: on a disk it 
 
 
 def on_starting(server):
-    """End with the supervisor, also when that is killed."""
+    """End with the supervisor, also when that is killed. Refuse a database that is not in shape."""
     supervisor.end_with_parent(os.environ.get(supervisor.PARENT))
+    try:
+        upgrade.check(_settings)
+    except upgrade.DatabaseError as error:
+        sys.exit(f"Error: {error}")
 
 
 def post_worker_init(worker):

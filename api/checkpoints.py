@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def keep_short(settings: Settings, stop: threading.Event) -> None:
     """Checkpoint until `stop` is set. One process of a host does it; the others stand by, should that one die."""
-    engine = connect(settings.database_url)
+    engine = connect(settings.database)
     path = Path(engine.url.database or "").absolute()
     lease = os.open(path.with_name(path.name + "-checkpointer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

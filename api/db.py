@@ -19,6 +19,7 @@ import orjson
 from flask import Flask, current_app
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 from uuid_utils import uuid7
 
 from api.errors import Unavailable
@@ -61,7 +62,7 @@ FAULTS = {
 
 def init_app(app: Flask, settings: Settings) -> None:
     """Give the app its database. Opens nothing yet, so that it is safe before a fork."""
-    app.extensions["database"] = Database(settings.database_url)
+    app.extensions["database"] = Database(settings.database)
 
 
 def database() -> "Database":
@@ -111,7 +112,7 @@ def connect(url: URL | str, *pragmas: str) -> Engine:
         url,
         module=sqlite,
         isolation_level="AUTOCOMMIT",
-        pool_reset_on_return=None,
+        poolclass=NullPool,  # Database keeps the connections itself
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={"timeout": 0, "check_same_thread": False, "cached_statements": 512},
@@ -157,7 +158,7 @@ def pause() -> None:
 class Database:
     """The connections of one process to one file."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: URL | str) -> None:
         self.url = make_url(url)
         self.path = Path(self.url.database or "").absolute()
         self._readers = connect(self.url, "query_only=ON")
@@ -168,7 +169,7 @@ class Database:
     def writing(self) -> Any:
         """See `writing`."""
         if self._writer is None:
-            with self._first:
+            with self._first, naming_faults():
                 self._writer = self._writer or Writer(self.url, self.path)
         return self._writer.writing()
 
@@ -202,12 +203,13 @@ class Snapshot:
         self._database = database
 
     def __enter__(self) -> Connection:
-        self._reader = self._database.reader()
-        try:
-            self._begin(self._reader[1])
-        except sqlite.Error as error:
-            self._end()
-            raise named(error) from error
+        with naming_faults():
+            self._reader = self._database.reader()
+            try:
+                self._begin(self._reader[1])
+            except sqlite.Error:
+                self._end()
+                raise
         return self._reader[0]
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:

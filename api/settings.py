@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from environs import EnvError, EnvValidationError, FileAwareEnv, ValidationError, validate
+from sqlalchemy import URL, make_url
 
 SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
 LIMIT = re.compile(
-    r"(token-bucket \d+ refill|leaky-bucket \d+ leak) \d+(\.\d+)?/s"
-    r"|\d+ ?(per|/) ?(\d+ ?)?(second|minute|hour|day|month|year)s?"
+    r"(token-bucket [1-9]\d* refill|leaky-bucket [1-9]\d* leak) (?=[\d.]*[1-9])\d+(\.\d+)?/s"
+    r"|[1-9]\d* ?(per|/) ?([1-9]\d* ?)?(second|minute|hour|day|month|year)s?"
 )
 
 
@@ -42,8 +43,12 @@ def _limit(text: str) -> None:
 
 def _scheme(*schemes: str) -> Callable[[str], None]:
     def check(url: str) -> None:
-        if url and urlsplit(url).scheme not in schemes:
-            raise ValidationError(f"Must start with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
+        try:
+            fits = urlsplit(url).scheme in schemes and urlsplit(url).port != 0
+        except ValueError:  # a port that is no number
+            fits = False
+        if url and not fits:
+            raise ValidationError(f"Is no address that starts with {' or '.join(f'{name}://' for name in schemes)}.")
 
     return check
 
@@ -55,8 +60,13 @@ def _origins(origins: Sequence[str]) -> None:
             raise ValidationError(f"{origin!r} is no origin. Write https://app.example.com, separated by commas.")
 
 
-def _positive(value: int) -> None:
-    validate.Range(min=1)(value)
+def _database(url: str) -> None:
+    if url and not re.fullmatch("sqlite:///[^?:]+", url):
+        raise ValidationError("This version serves SQLite only. Write sqlite:////path/to/walnut.db.")
+
+
+def _duration(seconds: int) -> None:
+    validate.Range(1, 10 * 365 * 86400, error="Must be from 1 second to ten years.")(seconds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,13 +80,11 @@ class Settings:
     port: int = _setting(3000, "port to listen on", validate.Range(1, 65535), kind="int")
     workers: int = _setting(min(os.cpu_count() or 1, 4), "Gunicorn worker processes", validate.Range(1, 64), kind="int")
     instance_path: Path = _setting(Path("instance"), "folder for all state", kind="path")
-    database_url: str = _setting(
-        "", "SQLite file; unset: walnut.db in INSTANCE_PATH", _scheme("sqlite", "postgresql+psycopg")
-    )
+    database_url: str = _setting("", "SQLite file; unset: walnut.db in INSTANCE_PATH", _database)
     redis_url: str = _setting("", "shared cache and limits for replicas", _scheme("redis", "rediss", "unix"))
     jwt_secret: str = _setting("", "key that signs access tokens, 32 bytes or more")
-    access_token_ttl: int = _setting(900, "seconds an access token is good for", _positive, kind="int")
-    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", _positive, kind="int")
+    access_token_ttl: int = _setting(900, "seconds an access token is good for", _duration, kind="int")
+    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", _duration, kind="int")
     register_admin: str = _setting(
         "", "first: the first account may ask for role admin; never", validate.OneOf(("", "first", "never"))
     )
@@ -92,8 +100,8 @@ class Settings:
     rate_limit_skip_if_redis_down: bool | None = _setting(
         None, "true: allow; false: deny; unset: count on this host", kind="bool"
     )
-    cache_ttl: int = _setting(60, "seconds a cached answer may live", _positive, kind="int")
-    idempotency_ttl: int = _setting(86400, "seconds an Idempotency-Key is remembered", _positive, kind="int")
+    cache_ttl: int = _setting(60, "seconds a cached answer may live", _duration, kind="int")
+    idempotency_ttl: int = _setting(86400, "seconds an Idempotency-Key is remembered", _duration, kind="int")
     mock_vendors: bool | None = _setting(None, "serve two vendors to try the gateway with", kind="bool")
     trusted_proxies: int = _setting(0, "hops whose X-Forwarded-For counts", validate.Range(0, 16), kind="int")
     cors_origins: Sequence[str] = _setting((), "origins that may call from a browser", _origins, kind="list")
@@ -101,6 +109,13 @@ class Settings:
         "info", "debug, info, warning or error", validate.OneOf(("debug", "info", "warning", "error"))
     )
     log_dir: str = _setting("", "also write log files by date into this folder")
+
+    @property
+    def database(self) -> URL:
+        """The database's address. A path may hold any character, which a text cannot always say."""
+        if self.database_url:
+            return make_url(self.database_url)
+        return URL.create("sqlite", database=str(self.instance_path / "walnut.db"))
 
     @property
     def production(self) -> bool:
@@ -126,19 +141,19 @@ def load() -> Settings:
 def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
     about = field.metadata
     name = field.name.upper()
-    if not os.environ.get(name, "unset") and f"{name}_FILE" not in os.environ:
-        return about["default"]  # `NAME=` in a compose file means: not set
-    return getattr(env, about["kind"])(name, about["default"], validate=list(about["rules"]))
+    try:
+        if not env.str(name, "").strip():
+            return about["default"]  # `NAME=` in a compose file means: not set
+    except ValueError as error:
+        raise SettingsError(f"{name}_FILE: must name a file that holds text ({error}).") from None
+    value = getattr(env, about["kind"])(name, about["default"], validate=list(about["rules"]))
+    return [item.strip() for item in value] if about["kind"] == "list" else value
 
 
 def _completed(settings: Settings) -> Settings:
     """Fill in what depends on other settings, and refuse what does not go together."""
     folder = _folder(settings.instance_path.absolute())
     given: dict[str, Any] = {"instance_path": folder}
-    if not settings.database_url:
-        given["database_url"] = f"sqlite:///{folder / 'walnut.db'}"
-    elif not re.match("sqlite:///[^?:]", settings.database_url):
-        raise SettingsError("DATABASE_URL: this version serves SQLite only. Write sqlite:////path/to/walnut.db.")
     if not settings.register_admin:
         given["register_admin"] = "never" if settings.production else "first"
     if settings.mock_vendors is None:
@@ -188,9 +203,9 @@ def kept_secret(path: Path) -> str:
         if not path.exists():
             _make_once(path)
         return _checked(path.read_text().strip())
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"JWT_SECRET: cannot keep it in {path} ({error.strerror}). Check who may read it."
+            f"JWT_SECRET: cannot be read from {path} ({error}). Mend that file, or delete it."
         ) from None
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData(
@@ -87,6 +88,7 @@ tasks = Table(
     Index(None, "updated_at", "id"),
     Index(None, "priority", "id"),
     Index(None, "due_at", "id"),
+    Index("ix_tasks_due_first", text("due_at IS NULL"), "due_at", "id"),  # those without a due date come last
     Index(None, "status", "created_at", "id"),
     Index(None, "assignee_id", "created_at", "id"),
 )

@@ -4,7 +4,7 @@ from alembic import context
 
 from api.tables import metadata
 
-# `alembic revision --autogenerate` (make migration) compares with these tables; the search index is no table of ours.
+# What compares these tables with a database leaves out the search index, which is no table of ours.
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,

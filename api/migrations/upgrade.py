@@ -48,7 +48,7 @@ def check(settings: Settings) -> None:
     path = _path(settings)
     if not path.exists():
         raise DatabaseError(f"There is no database at {path}. Make it with `walnut db upgrade`.")
-    engine = connect(settings.database_url, WAIT, "query_only=ON")
+    engine = connect(settings.database, WAIT, "query_only=ON")
     try:
         with engine.connect() as conn:
             found = revision(conn)
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _opened(settings: Settings) -> Iterator[Connection]:
     path = _path(settings)
     _refuse_what_is_gone(path)
-    engine = connect(settings.database_url, WAIT)
+    engine = connect(settings.database, WAIT)
     try:
         with engine.connect() as conn:
             _refuse_what_is_damaged(conn, path)
@@ -126,7 +126,7 @@ def _opened(settings: Settings) -> Iterator[Connection]:
 
 
 def _path(settings: Settings) -> Path:
-    return Path(settings.database_url.removeprefix("sqlite:///")).absolute()
+    return Path(str(settings.database.database)).absolute()
 
 
 def _mark(path: Path) -> Path:

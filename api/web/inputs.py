@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from flask import request
 from marshmallow import Schema, ValidationError, fields
 
-from api.errors import Invalid, Malformed, UnsupportedMediaType
+from api.errors import Invalid, Malformed, TooLarge, UnsupportedMediaType
 from api.web.contract import Contract
 
 MAX_BODY = 1 << 20  # bytes
@@ -47,11 +47,14 @@ def load(schema: Schema, data: dict[str, Any], spelling: dict[str, str] | None =
 
 def json_object() -> dict[str, Any]:
     """Return the body, which must be one JSON object. No body counts as {}: the schema says what is missing."""
-    if not request.get_data(cache=True):
+    data = request.get_data(cache=True)
+    if len(data) > MAX_BODY:
+        raise TooLarge("The request is larger than 1 MiB.")
+    if not data:
         return {}
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("Send JSON, with 'Content-Type: application/json'.")
-    body = parse(request.get_data(cache=True))
+    body = parse(data)
     if not isinstance(body, dict):
         raise Invalid("The body must be a JSON object.", fields=[("", 'Must be an object, as in {"name": "value"}.')])
     return body

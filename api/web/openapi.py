@@ -8,7 +8,6 @@ from typing import Any
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
-from marshmallow import fields
 from werkzeug.routing import Rule
 
 from api.version import __version__
@@ -141,8 +140,8 @@ def _success(contract: Contract) -> dict[str, Any]:
     if contract.returns:
         schema: Any = _page(contract) if contract.many else contract.returns
         answer["content"] = {"application/json": {"schema": schema}}
-        counts = isinstance(contract.returns.fields.get("version"), fields.Integer)
-        names = ["ETag"] * (counts or not contract.writes) + ["Location"] * contract.location
+        tagged = not contract.writes or contract.location or contract.conditional
+        names = ["ETag"] * tagged + ["Location"] * contract.location
         answer["headers"] = {name: HEADERS[name] for name in names}
     return answer
 

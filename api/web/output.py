@@ -70,11 +70,11 @@ def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contr
     else:
         shaped = shape(result)
     body = orjson.dumps(shaped)
-    headers = {"Cache-Control": "no-store" if contract.writes else "private, no-cache"}
+    headers = {"Cache-Control": "no-store" if contract.writes else "private, no-cache", "Vary": "Authorization"}
     if tag := _etag(shaped, body, contract):
         headers["ETag"] = tag
     if contract.location:
-        headers["Location"] = f"{request.path}/{shaped['id']}"
+        headers["Location"] = f"{request.path.rstrip('/')}/{shaped['id']}"
     response = Response(body, contract.status, headers, content_type="application/json")
     if not contract.writes and "HTTP_IF_NONE_MATCH" in request.environ:
         response.make_conditional(request.environ)
@@ -96,7 +96,7 @@ def unchanged_since(row: Any) -> None:
 
 
 def _etag(shaped: dict[str, Any], body: bytes, contract: Contract) -> str | None:
-    if type(shaped.get("version")) is int:  # it counts its changes, and is no version of a program
+    if contract.location or contract.conditional or request.view_args:  # the address says which thing it is
         return etag(shaped["version"])
     if contract.writes:
         return None

@@ -112,6 +112,7 @@ def tasks() -> None:
         ["assignee_id", "created_at", "id"],
     ):
         op.create_index(f"ix_tasks_{'_'.join(columns)}", "tasks", columns)
+    op.create_index("ix_tasks_due_first", "tasks", [sa.text("due_at IS NULL"), "due_at", "id"])
     op.create_table(
         "task_tags",
         sa.Column("task_seq", Seq, nullable=False),
