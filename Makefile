@@ -42,7 +42,7 @@ migrate: $(SERVE) ## bring the database to the shape this version needs
 stack: $(TEST) tools ## start Redis, two replicas and Nginx on http://localhost:8080
 	@$(BIN)/python -m tests.system.stack
 
-bench: $(TEST) ## measure requests per second and p99, against a bare Flask route
+bench: $(TEST) tools ## measure requests per second and p99, against a bare Flask route
 	@$(BIN)/python -m bench
 
 crash: $(TEST) ## the long proof: 100 rounds of kill -9 under load
@@ -61,6 +61,7 @@ tools:
 	test -x /usr/sbin/nginx || command -v nginx >/dev/null || missing="$$missing nginx"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v strace >/dev/null || missing="$$missing strace"; \
+	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	if [ -n "$$missing" ]; then sh tests/system/install.sh $$missing; fi
 
 # A virtual environment with exactly what the lock file names, and this folder as the package `api`.

@@ -14,8 +14,9 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from api.db import MEGABYTE, connect
+from api import sqlite
 from api.settings import Settings
+from api.sqlite import MEGABYTE
 
 EVERY_SECONDS = 1.0
 LOG_BYTES = 4 * MEGABYTE  # 1,000 pages
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def keep_short(settings: Settings, stop: threading.Event) -> None:
     """Checkpoint until `stop` is set. One process of a host does it; the others stand by, should that one die."""
-    engine = connect(settings.database)
+    engine = sqlite.engine(settings.database)
     path = Path(engine.url.database or "").absolute()
     lease = os.open(path.with_name(path.name + "-checkpointer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -8,7 +8,7 @@ who stays silent. Measured in docs/decisions/0004-gunicorn.md.
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from gevent.pool import Pool
@@ -23,7 +23,7 @@ class Silence(gevent.Timeout):  # type: ignore[misc]
     """The wait for a connection's next request: ends by itself after `keepalive` seconds, or when hung up on."""
 
     def __init__(self, worker: "Worker") -> None:
-        super().__init__(worker.cfg.keepalive, False)
+        super().__init__(worker.cfg.keepalive if worker.alive else SILENT_SECONDS, False)
         self._silent = worker.silent
 
     def __enter__(self) -> Any:
@@ -36,8 +36,22 @@ class Silence(gevent.Timeout):  # type: ignore[misc]
         return super().__exit__(*raised)
 
     def hang_up(self) -> None:
-        """End the wait now."""
-        self._greenlet.kill(self, block=False)
+        """End the wait."""
+        gevent.get_hub().loop.run_callback(self._end)
+
+    def _end(self) -> None:
+        if self in self._silent:  # a request may have come in since
+            self._greenlet.throw(self)
+
+
+class Listener(NamedTuple):
+    """Stands for a listener, which may be closed when Gunicorn asks its name to handle one of its connections."""
+
+    name: Any
+
+    def getsockname(self) -> Any:
+        """Return the address."""
+        return self.name
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -68,8 +82,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _server(self, listener: Any) -> StreamServer:
         listener.setblocking(1)
-        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=Pool(self.worker_connections))
-        server.max_accept = 1  # one worker does not take what another could serve sooner
+        handle = partial(self.handle, Listener(listener.getsockname()))
+        server = StreamServer(listener, handle=handle, spawn=Pool(self.worker_connections))
+        # At a time: with 1 the last of 64 that arrive together waits for a second; with 100 the other workers get none.
+        server.max_accept = 100 if self.cfg.workers == 1 else 16
         server.start()
         return server
 

@@ -147,7 +147,7 @@ def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
     except ValueError as error:
         raise SettingsError(f"{name}_FILE: must name a file that holds text ({error}).") from None
     value = getattr(env, about["kind"])(name, about["default"], validate=list(about["rules"]))
-    return [item.strip() for item in value] if about["kind"] == "list" else value
+    return [item.strip() for item in value] if isinstance(value, list) else value
 
 
 def _completed(settings: Settings) -> Settings:

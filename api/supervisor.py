@@ -17,9 +17,9 @@ from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from api import sqlite
 from api.assets import asset
 from api.checkpoints import keep_short
-from api.db import SQLITE_VERSION, sqlite_is_safe
 from api.settings import Settings, SettingsError
 
 PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BOOT_SECONDS = 5.0  # a program that ends sooner did not start at all
 TRIES = 3
 UNSAFE = (
-    f"WARNING: SQLite {SQLITE_VERSION} can lose a committed transaction (https://sqlite.org/wal.html#walresetbug).\n"
+    f"WARNING: SQLite {sqlite.VERSION} can lose a committed transaction (https://sqlite.org/wal.html#walresetbug).\n"
     "Install one that cannot: the wheel pysqlite3, or SQLite 3.51.3 or newer. Until then one process checkpoints alone."
 )
 
@@ -60,9 +60,9 @@ class Supervisor:
         status = 0
         while self._running:
             pid, code = os.wait()
-            program = self._running.pop(pid)
-            if not self._stopping:
-                status = self._ended(program, os.waitstatus_to_exitcode(code)) or status
+            ended = self._running.pop(pid, None)  # none: a child of whoever became this program
+            if ended and not self._stopping:
+                status = self._ended(ended, os.waitstatus_to_exitcode(code)) or status
         return status
 
     def _start(self, program: Program) -> None:
@@ -100,7 +100,7 @@ class Supervisor:
 
 def serve(settings: Settings, *, reload: bool = False) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the exit status."""
-    if not sqlite_is_safe():
+    if not sqlite.is_safe():
         say(UNSAFE)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
     stop = threading.Event()

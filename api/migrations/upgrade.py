@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from api.db import connect
+from api import sqlite
 from api.settings import Settings
 
 APPLICATION_ID = 0x574C4E54  # "WLNT" in the file's header: https://sqlite.org/pragma.html#pragma_application_id
@@ -48,7 +48,7 @@ def check(settings: Settings) -> None:
     path = _path(settings)
     if not path.exists():
         raise DatabaseError(f"There is no database at {path}. Make it with `walnut db upgrade`.")
-    engine = connect(settings.database, WAIT, "query_only=ON")
+    engine = sqlite.engine(settings.database, WAIT, "query_only=ON")
     try:
         with engine.connect() as conn:
             found = revision(conn)
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _opened(settings: Settings) -> Iterator[Connection]:
     path = _path(settings)
     _refuse_what_is_gone(path)
-    engine = connect(settings.database, WAIT)
+    engine = sqlite.engine(settings.database, WAIT)
     try:
         with engine.connect() as conn:
             _refuse_what_is_damaged(conn, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import current_app
 
-from api.db import SQLITE_VERSION, sqlite_is_safe
+from api import sqlite
 from api.errors import Unavailable
 from api.store import store
 from api.version import __version__
@@ -21,7 +21,7 @@ def summary() -> dict[str, Any]:
     """Return how everything is. Redis only degrades: without it Walnut is slower, not wrong."""
     cache = redis()
     return {
-        "status": "degraded" if cache["status"] == "down" or not sqlite_is_safe() else "ok",
+        "status": "degraded" if cache["status"] == "down" or not sqlite.is_safe() else "ok",
         "version": __version__,
         "uptime_seconds": int(time.monotonic() - STARTED),
         "database": database(),
@@ -32,7 +32,7 @@ def summary() -> dict[str, Any]:
 
 def database() -> dict[str, Any]:
     """Return how the database is: whoever calls has read from it already."""
-    return {"status": "ok", "engine": f"SQLite {SQLITE_VERSION}", "safe": sqlite_is_safe()}
+    return {"status": "ok", "engine": f"SQLite {sqlite.VERSION}", "safe": sqlite.is_safe()}
 
 
 def redis() -> dict[str, Any]:

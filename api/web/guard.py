@@ -16,7 +16,7 @@ from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import ExpiredSignatureError, PyJWTError
 from sqlalchemy import Connection, bindparam, select
 
-from api import db
+from api import db, sqlite
 from api.errors import Forbidden, Unauthenticated
 from api.observe import note
 from api.settings import Settings
@@ -78,14 +78,18 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     @wraps(view)
     def guarded(**kwargs: Any) -> Any:
         token = _token()
-        with db.reading() as conn:
-            _let_in(conn, token, contract.allow)
-            if not contract.writes:
-                g.conn = conn  # one snapshot for a read: what it may see, and what it sees
-                return view(**kwargs)
+        with db.reading(snapshot=False) as conn:
+            sqlite.patiently(lambda: _let_in(conn, token, contract.allow))
         return view(**kwargs)
 
-    return guarded
+    @wraps(view)
+    def guarded_read(**kwargs: Any) -> Any:
+        token = _token()
+        with db.reading() as g.conn:  # one snapshot: what the caller may see, and what he sees
+            _let_in(g.conn, token, contract.allow)
+            return view(**kwargs)
+
+    return guarded if contract.writes else guarded_read
 
 
 def caller() -> Row:

@@ -1,0 +1,197 @@
+"""The writers of a process share a commit: durable is slow one by one, and fast together.
+
+The first writer begins the transaction and leads: it lets those who are ready join, each under a savepoint, then
+commits for all. Everyone is answered after that commit. A statement that fails undoes its own savepoint only; a commit
+that fails, fails everyone in the group. See docs/decisions/0003-group-commit.md.
+"""
+
+import fcntl
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+from sqlalchemy import URL, Connection
+
+from api import sqlite
+from api.errors import Unavailable
+
+# The checkpointer (api/checkpoints.py) keeps the WAL short. This is the safety net should it be away: 16 MB in pages.
+SAFETY_NET = "wal_autocheckpoint=4096"
+
+
+class Group:
+    """The writers that share one commit."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+
+
+class Change:
+    """What `db.writing` gives: a savepoint in the open transaction of this process. Left when the disk has it.
+
+    A class, because a generator would cost as much as some of the statements run in it.
+    """
+
+    __slots__ = ("_group", "_leads", "_writer")
+
+    def __init__(self, writer: "Writer") -> None:
+        self._writer = writer
+
+    def __enter__(self) -> Connection:
+        with sqlite.naming_faults():
+            self._group, self._leads = self._writer.join()
+        return self._writer.conn
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            self._writer.leave(self._group, error, leads=self._leads)
+        except sqlite.driver.Error as fault:
+            sqlite.raise_named(fault)
+            raise
+        sqlite.raise_named(error)
+
+
+class Writer:
+    """The one writing connection of a process, and the group whose transaction is open on it."""
+
+    def __init__(self, url: URL, path: Path) -> None:
+        self._engine = sqlite.engine(url, SAFETY_NET if sqlite.is_safe() else "wal_autocheckpoint=0")
+        self.conn, self._driver = sqlite.open_connection(self._engine)
+        self._turn = threading.Lock()  # one writer inside at a time; gevent makes it a greenlet's lock
+        self._group: Group | None = None
+        self._others = Others(path.with_name(path.name + "-writers"))
+        self._not_before = 0.0  # other processes' turn until then, by time.monotonic()
+
+    def join(self) -> tuple[Group, bool]:
+        """Take the turn and join the open group, or begin one. Return it, and whether to lead it.
+
+        Raises Unavailable if the turn or the lock is not to be had within BUSY_SECONDS.
+        """
+        deadline = time.monotonic() + sqlite.BUSY_SECONDS
+        if not self._turn.acquire(timeout=sqlite.BUSY_SECONDS):
+            raise Unavailable(sqlite.FAULTS[5])
+        leads = self._group is None
+        try:
+            group = self._group or self._begin(deadline)
+            self._driver.execute("SAVEPOINT request")
+        except BaseException as error:
+            if self._group:
+                self._fail(self._group, error)
+            self._turn.release()
+            raise
+        return group, leads
+
+    def leave(self, group: Group, error: BaseException | None, *, leads: bool) -> None:
+        """Keep or undo what was done since `join`, give the turn away, and wait for the commit of what is kept."""
+        try:
+            if error is None:
+                self._driver.execute("RELEASE request")
+            else:
+                self._undo(group, error)
+        except BaseException as fault:
+            self._fail(group, fault)
+            raise
+        finally:
+            self._turn.release()
+            if leads:
+                self._lead(group)
+        if error is None:
+            group.ended.wait()
+            if group.error:
+                raise group.error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.conn.close()
+        self._engine.dispose()
+        self._others.close()
+
+    def _begin(self, deadline: float) -> Group:
+        """Take the write lock, giving way to the other greenlets while another process has it."""
+        if (rest := self._not_before - time.monotonic()) > 0:
+            time.sleep(rest)
+        try:
+            sqlite.patiently(lambda: self._driver.execute("BEGIN IMMEDIATE"), deadline, self._others.wait_in_line)
+        finally:
+            self._others.leave_line()
+        self._group = Group()
+        return self._group
+
+    def _undo(self, group: Group, error: BaseException) -> None:
+        if self._driver.in_transaction:
+            self._driver.execute("ROLLBACK TO request")
+            self._driver.execute("RELEASE request")
+        else:  # a full or failing disk makes SQLite undo the whole transaction, and everybody's change with it
+            self._fail(group, error)
+
+    def _lead(self, group: Group) -> None:
+        """Let those who are ready join, then commit for all of them."""
+        try:
+            time.sleep(0)
+        finally:  # also when this greenlet is being ended: others are waiting for the commit
+            with self._turn:
+                if group is self._group:
+                    self._commit(group)
+
+    def _commit(self, group: Group) -> None:
+        try:
+            self._driver.execute("COMMIT")
+        except sqlite.driver.Error as error:
+            self._fail(group, error)
+        else:
+            self._end(group)
+        if self._others.are_waiting():
+            self._not_before = time.monotonic() + random.uniform(0.002, 0.004)  # noqa: S311 (jitter)
+
+    def _fail(self, group: Group, error: BaseException) -> None:
+        """Undo everything, and tell everyone in the group."""
+        group.error = sqlite.named(error) if isinstance(error, Exception) else Unavailable(sqlite.FAULTS[10])
+        if self._driver.in_transaction:
+            self._driver.execute("ROLLBACK")
+        self._end(group)
+
+    def _end(self, group: Group) -> None:
+        self._group = None
+        group.ended.set()
+
+
+class Others:
+    """Lets processes see that another one waits for the write lock, so that a busy one gives it a turn.
+
+    A process in line shares a lock on a file beside the database; the kernel lets go of it should the process die.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._in_line = False
+
+    def wait_in_line(self) -> None:
+        """Show that this process waits."""
+        self._in_line = self._in_line or self._lock(fcntl.LOCK_SH)
+
+    def leave_line(self) -> None:
+        """Show that it waits no longer."""
+        if self._in_line:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._in_line = False
+
+    def are_waiting(self) -> bool:
+        """Tell whether another process waits."""
+        if not self._lock(fcntl.LOCK_EX):
+            return True
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        return False
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _lock(self, how: int) -> bool:
+        try:
+            fcntl.flock(self._file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,147 @@
+"""The servers that are measured: Walnut twice and the bare route, each with one Gunicorn worker.
+
+One Walnut is read from and keeps its 1,000 tasks; the other is written to, so that its growth slows no list down.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.load import Request
+from tests.system.processes import PROJECT, HttpServer, Walnut
+
+TASKS = 1_000
+ACCOUNT = {"username": "bench", "email": "bench@example.com", "password": "correct horse"}
+# A limit that is never met is still counted, so its cost is measured.
+NO_LIMITS: dict[str, Any] = {
+    "RATE_LIMIT_DEFAULT": "token-bucket 1000000000 refill 1000000/s",
+    "RATE_LIMIT_AUTH": "1000000 per 15 minutes",
+}
+
+
+class Bare(HttpServer):
+    """bench/bare.py under Walnut's gunicorn.conf.py."""
+
+    name = "bare"
+
+    def command(self) -> list[str]:
+        """Return the command."""
+        return [sys.executable, "-m", "gunicorn", "-c", str(PROJECT / "gunicorn.conf.py"), "bench.bare:app"]
+
+    def launch(self) -> None:
+        """Start it. gunicorn.conf.py wants a database to be there; nothing here asks it anything."""
+        self.folder.mkdir(parents=True)
+        upgrade = [sys.executable, "-m", "api", "db", "upgrade"]
+        subprocess.run(upgrade, cwd=PROJECT, env=os.environ | self.environment(), stdout=subprocess.DEVNULL, check=True)
+        super().launch()
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that gunicorn.conf.py reads."""
+        return {
+            "PYTHONPATH": str(PROJECT),
+            "INSTANCE_PATH": str(self.folder),
+            "PORT": str(self.port),
+            "WORKERS": "1",
+        }
+
+    def is_ready(self) -> bool:
+        """Return whether it answers."""
+        try:
+            return self.request("GET", "/", timeout=2).status == 200
+        except (OSError, HTTPException):
+            return False
+
+
+@contextmanager
+def running(folder: Path, names: set[str]) -> Iterator[dict[str, tuple[HttpServer, Request]]]:
+    """Start what the named measurements need; yield for each of them its server and its request, tried once."""
+    bare = Bare(folder / "bare")
+    needed: list[HttpServer] = [bare]
+    read, written = (Walnut(folder / name, WORKERS=1, **NO_LIMITS) for name in ("read", "written"))
+    needed += [read] if names - {"create"} else []
+    needed += [written] if "create" in names else []
+    with ExitStack() as stack:
+        with machine.on_core(machine.server_core()):  # what is started stays there
+            for server in needed:
+                stack.callback(server.stop)
+                server.launch()
+        for server in needed:
+            server.wait_ready()
+        found: dict[str, tuple[HttpServer, Request]] = {"bare": (bare, Request(f"{bare.url}/"))}
+        if read in needed:
+            found |= {name: (read, request) for name, request in _reads(read).items() if name in names}
+        if written in needed:
+            found["create"] = (written, _write(written))
+        for server, request in found.values():
+            _try(server, request)
+        yield found
+
+
+def workers(server: HttpServer) -> list[int]:
+    """Return the ids of Gunicorn's workers: the processes of the server that have no children."""
+    pids = server.pids()
+    return sorted(set(pids) - set(pids.values()) - {server.pid})
+
+
+def task(number: int) -> dict[str, object]:
+    """Return a task of usual size."""
+    return {
+        "title": f"Task {number}",
+        "description": "Walnuts are to be gathered when the green husk opens by itself, and dried in the shade.",
+        "status": ("todo", "in_progress", "done")[number % 3],
+        "priority": number % 5 + 1,
+        "tags": ["bench", f"group-{number % 10}"],
+        "due_at": "2031-05-01T12:00:00Z",
+    }
+
+
+def _reads(walnut: Walnut) -> dict[str, Request]:
+    token, one = _furnish(walnut)
+    return {
+        "live": Request(f"{walnut.url}/health/live"),
+        "health": Request(f"{walnut.url}/health"),
+        "list": Request(f"{walnut.url}/api/v1/tasks?limit=20", token),
+        "one": Request(f"{walnut.url}/api/v1/tasks/{one}", token),
+    }
+
+
+def _write(walnut: Walnut) -> Request:
+    token, _ = _furnish(walnut)
+    return Request(f"{walnut.url}/api/v1/tasks", token, "POST", json.dumps(task(0)))
+
+
+def _furnish(walnut: Walnut) -> tuple[str, str]:
+    """Make an admin and the tasks. Return the admin's access token and the id of a task in their midst."""
+    _asked(walnut, "/auth/register", ACCOUNT | {"role": "admin"})
+    signed_in = _asked(walnut, "/auth/login", {name: ACCOUNT[name] for name in ("email", "password")})
+    token = str(signed_in["access_token"])
+    with ThreadPoolExecutor(32) as together:
+        ids = list(together.map(lambda number: _asked(walnut, "/tasks", task(number), token)["id"], range(TASKS)))
+    return token, str(ids[TASKS // 2])
+
+
+def _asked(walnut: Walnut, path: str, body: object, token: str = "") -> dict[str, object]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = walnut.request("POST", f"/api/v1{path}", body, headers)
+    if answer.status >= 300:
+        raise RuntimeError(f"POST {path} was answered with {answer.status}: {answer.body.decode()}")
+    return dict(answer.json())
+
+
+def _try(server: HttpServer, request: Request) -> None:
+    """Ask twice. Raises RuntimeError if it is not answered with 2xx, or from a cache: that is another measurement."""
+    path = request.url.removeprefix(server.url)
+    for _ in range(2):
+        answer = server.request(request.method, path, request.body.encode() or None, request.headers())
+        if not 200 <= answer.status < 300:
+            raise RuntimeError(f"{request.method} {path} was answered with {answer.status}: {answer.body.decode()}")
+        if "hit" in answer.headers.get("Cache-Status", ""):
+            raise RuntimeError(f"{request.method} {path} is answered from the cache. The bench measures without it.")

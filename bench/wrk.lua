@@ -1,0 +1,11 @@
+-- wrk asks the same request over and over (it is made once, so Lua costs nothing) and prints what it counted as JSON.
+wrk.method = os.getenv("BENCH_METHOD")
+wrk.body = os.getenv("BENCH_BODY")
+
+function done(summary, latency)
+   local e = summary.errors
+   io.write(string.format(
+      '\nRESULT {"requests": %d, "seconds": %.6f, "p50": %.3f, "p99": %.3f, "refused": %d, "broken": %d}\n',
+      summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+      e.status, e.connect + e.read + e.write + e.timeout))
+end
