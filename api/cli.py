@@ -4,12 +4,14 @@ import os
 import sys
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
 from marshmallow import Schema, ValidationError
 
 from api import db, settings, supervisor
 from api.auth import passwords
 from api.auth.schemas import RegisterIn
+from api.errors import Refusal
 from api.migrations import upgrade
 from api.users import queries
 from api.version import __version__
@@ -24,7 +26,7 @@ class Commands(click.Group):
         os.umask(0o077)  # all state is its owner's alone
         try:
             return super().invoke(ctx)
-        except (settings.SettingsError, upgrade.DatabaseError) as error:
+        except (settings.SettingsError, upgrade.DatabaseError, Refusal) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -79,6 +81,7 @@ def user() -> None:
 @with_appcontext
 def create_user(username: str, email: str, role: str, password: str) -> None:
     """Make an account, also an admin's."""
+    upgrade.check(current_app.extensions["settings"])
     account = _checked(RegisterIn(), username=username, email=email, role=role, password=password)
     password_hash = passwords.hash_password(account.pop("password"))
     with db.writing() as conn:

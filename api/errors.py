@@ -68,6 +68,12 @@ class PreconditionFailed(Refusal):
     code = "precondition_failed"
 
 
+class TimedOut(Refusal):
+    """The client took too long to say what it wants."""
+
+    code = "timeout"
+
+
 class TooLarge(Refusal):
     """More bytes than a request may have."""
 

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import URL, Connection
@@ -114,11 +115,15 @@ class Writer:
         if (rest := self._not_before - time.monotonic()) > 0:
             time.sleep(rest)
         try:
-            sqlite.patiently(lambda: self._driver.execute("BEGIN IMMEDIATE"), deadline, self._others.wait_in_line)
+            sqlite.patiently(self._take_lock, deadline, self._others.wait_in_line)
         finally:
             self._others.leave_line()
         self._group = Group()
         return self._group
+
+    def _take_lock(self) -> None:
+        self._driver.rollback()  # what a failing disk may have left open
+        self._driver.execute("BEGIN IMMEDIATE")
 
     def _undo(self, group: Group, error: BaseException) -> None:
         if self._driver.in_transaction:
@@ -149,9 +154,9 @@ class Writer:
     def _fail(self, group: Group, error: BaseException) -> None:
         """Undo everything, and tell everyone in the group."""
         group.error = sqlite.named(error) if isinstance(error, Exception) else Unavailable(sqlite.FAULTS[10])
-        if self._driver.in_transaction:
-            self._driver.execute("ROLLBACK")
         self._end(group)
+        with suppress(sqlite.driver.Error):  # a disk that refuses this too: `_take_lock` tries again
+            self._driver.rollback()
 
     def _end(self, group: Group) -> None:
         self._group = None

@@ -97,7 +97,9 @@ class Observed:
                 log.handle(logging.makeLogRecord(self._line(environ, int(answered[0][:3]), started)))
 
     def _line(self, environ: Environ, status: int, started: float) -> dict[str, Any]:
-        facts = environ.get(FACTS) or {"path": environ.get("PATH_INFO", "")[:200]}
+        facts = environ.get(FACTS, {})
+        if "route" not in facts:
+            facts = {"path": environ.get("PATH_INFO", "")[:200], **facts}
         return {
             "name": log.name,
             "levelno": logging.INFO,

@@ -7,10 +7,12 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -61,24 +63,30 @@ def is_safe(version: tuple[int, ...] = driver.sqlite_version_info) -> bool:
     return (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
-def engine(url: URL, *pragmas: str) -> Engine:
-    """Return an engine whose connections carry our pragmas, never wait in C, and begin only when told to."""
-    made = create_engine(
+def engine(url: URL, *pragmas: str, mode: str = "rw") -> Engine:
+    """Return an engine whose connections carry our pragmas, never wait in C, and begin only when told to.
+
+    A file that is not there is not made, unless `mode` is "rwc": an empty database is worse than none.
+    """
+    return create_engine(
         url,
         module=driver,
+        creator=lambda: _connect(url, mode, pragmas),
         isolation_level="AUTOCOMMIT",
         poolclass=NullPool,  # who needs connections again keeps them
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
-        connect_args={"timeout": 0, "check_same_thread": False, "cached_statements": 512},
     )
 
-    @event.listens_for(made, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        for pragma in (*PRAGMAS, *pragmas):
-            connection.execute(f"PRAGMA {pragma}")
 
-    return made
+def _connect(url: URL, mode: str, pragmas: tuple[str, ...]) -> Any:
+    file = f"file:{quote(str(Path(url.database or '').absolute()))}?mode={mode}"
+    connection = driver.connect(
+        file, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    for pragma in (*PRAGMAS, *pragmas):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
 
 
 def open_connection(engine: Engine) -> tuple[Connection, Any]:

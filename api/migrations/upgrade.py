@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _opened(settings: Settings) -> Iterator[Connection]:
     path = _path(settings)
     _refuse_what_is_gone(path)
-    engine = sqlite.engine(settings.database, WAIT)
+    engine = sqlite.engine(settings.database, WAIT, mode="rwc")
     try:
         with engine.connect() as conn:
             _refuse_what_is_damaged(conn, path)

@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from flask import request
+from gevent import Timeout
 from marshmallow import Schema, ValidationError, fields
 
-from api.errors import Invalid, Malformed, TooLarge, UnsupportedMediaType
+from api.errors import Invalid, Malformed, TimedOut, TooLarge, UnsupportedMediaType
 from api.web.contract import Contract
 
 MAX_BODY = 1 << 20  # bytes
+BODY_SECONDS = 30  # for the whole body, or a client could hold a place by sending a byte now and then
 MAX_DEPTH = 32
 INTEGERS = range(-(2**63), 2**63)
 UPPER = re.compile(r"_([a-z])")
@@ -47,17 +49,32 @@ def load(schema: Schema, data: dict[str, Any], spelling: dict[str, str] | None =
 
 def json_object() -> dict[str, Any]:
     """Return the body, which must be one JSON object. No body counts as {}: the schema says what is missing."""
-    data = request.get_data(cache=True)
-    if len(data) > MAX_BODY:
-        raise TooLarge("The request is larger than 1 MiB.")
+    data = body()
     if not data:
         return {}
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("Send JSON, with 'Content-Type: application/json'.")
-    body = parse(data)
-    if not isinstance(body, dict):
+    value = parse(data)
+    if not isinstance(value, dict):
         raise Invalid("The body must be a JSON object.", fields=[("", 'Must be an object, as in {"name": "value"}.')])
-    return body
+    return value
+
+
+def body() -> bytes:
+    """Return the bytes of the body, all of them: what was cut off on its way must not be taken for whole.
+
+    Raises TooLarge, TimedOut, or Malformed for a body that does not end as it said (RFC 9112, 8).
+    """
+    try:
+        with Timeout(BODY_SECONDS, TimedOut(f"The body did not arrive within {BODY_SECONDS} seconds.")):
+            data = request.get_data(cache=True)
+    except OSError:  # as Gunicorn calls a chunk that is none
+        raise Malformed("The body ended before it was whole.") from None
+    if len(data) > MAX_BODY:
+        raise TooLarge("The request is larger than 1 MiB.")
+    if request.content_length not in (None, len(data)):
+        raise Malformed("The body ended before it was whole.")
+    return data
 
 
 def parse(data: bytes) -> Any:

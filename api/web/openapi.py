@@ -166,7 +166,7 @@ def _refusals(rule: Rule, contract: Contract) -> list[int]:
     if contract.allow != PUBLIC:
         found |= {401} | ({403} if contract.allow != SIGNED_IN else set())
     if contract.body:
-        found |= {400, 413, 415, 422}
+        found |= {400, 408, 413, 415, 422}
     if contract.query:
         found |= {400, 422}
     if rule.arguments:

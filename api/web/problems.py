@@ -17,6 +17,7 @@ STATUS = {
     errors.Unauthenticated.code: 401,
     errors.Forbidden.code: 403,
     errors.NotFound.code: 404,
+    errors.TimedOut.code: 408,
     errors.Conflict.code: 409,
     errors.PreconditionFailed.code: 412,
     errors.TooLarge.code: 413,
