@@ -48,7 +48,7 @@ def _checkpoint(engine: Engine, wal: Path) -> None:
     try:
         with engine.connect() as conn:
             busy, pages, moved = conn.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()
-    except DBAPIError:
-        log.exception("checkpoint failed")
+    except DBAPIError as error:  # a full disk, say; the log stays as long as it is until the next try
+        log.warning("checkpoint failed", extra={"reason": str(error.orig)})
     else:
         log.debug("checkpoint", extra={"mode": mode, "busy": busy, "wal_pages": pages, "moved_pages": moved})

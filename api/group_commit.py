@@ -134,12 +134,20 @@ class Writer:
 
     def _lead(self, group: Group) -> None:
         """Let those who are ready join, then commit for all of them."""
+        interruption = None
         try:
             time.sleep(0)
-        finally:  # also when this greenlet is being ended: others are waiting for the commit
-            with self._turn:
-                if group is self._group:
-                    self._commit(group)
+            self._turn.acquire()
+        except BaseException as error:  # noqa: BLE001 (a time-out, or the end of this greenlet: others still wait)
+            interruption = error
+            self._turn.acquire()
+        try:
+            if group is self._group:
+                self._commit(group)
+        finally:
+            self._turn.release()
+        if interruption:
+            raise interruption
 
     def _commit(self, group: Group) -> None:
         try:

@@ -1,5 +1,9 @@
 """Fixtures of the quick tests: an app on a fresh database, and people who call it."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +11,22 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from api import create_app, settings
+from api import create_app, db, settings
 from api.migrations import upgrade
 
+PROJECT = Path(__file__).resolve().parents[1]
 PASSWORD = "correct horse"
+FIELDS = set(settings.Settings.__dataclass_fields__)
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Undo what a start does to its process: .env fills the environment, the commands choose a umask."""
+    environment, umask = dict(os.environ), os.umask(0o022)
+    yield
+    os.umask(umask)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture
@@ -25,38 +41,111 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     for field in settings.Settings.__dataclass_fields__:
         monkeypatch.delenv(field.upper(), raising=False)
+        monkeypatch.delenv(f"{field.upper()}_FILE", raising=False)
     return configured
 
 
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database without a row in it, to be copied: quicker than migrating for each test."""
+    folder = tmp_path_factory.mktemp("new")
+    upgrade.upgrade(_settings_in(folder))
+    return folder / "walnut.db"
+
+
 @pytest.fixture
-def app(configure: Callable[..., settings.Settings]) -> Iterator[Flask]:
-    given = configure()
-    upgrade.upgrade(given)
+def make_app(configure: Callable[..., settings.Settings], new_database: Path) -> Iterator[Callable[..., Flask]]:
+    """Return a function that makes an app with the given variables set, on a database of its own."""
+    made = []
+
+    def make(**variables: str) -> Flask:
+        given = configure(**variables)
+        _copy(new_database, given)
+        made.append(create_app(given))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.extensions["database"].close()
+
+
+@pytest.fixture(scope="session")
+def lasting_app(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[Flask]:
+    """An app for all the tests whose requests must leave no trace. They say so with `lasting_admin`."""
+    given = _settings_in(tmp_path_factory.mktemp("lasting"))
+    _copy(new_database, given)
     app = create_app(given)
     yield app
     app.extensions["database"].close()
 
 
+@pytest.fixture(scope="session")
+def _signed_up(lasting_app: Flask) -> "Caller":
+    return sign_up(lasting_app, "root", role="admin")
+
+
+@pytest.fixture
+def lasting_admin(lasting_app: Flask, _signed_up: "Caller") -> Iterator["Caller"]:
+    """The admin of `lasting_app`; checks that the test stored nothing."""
+    yield _signed_up
+    assert rows(lasting_app, "SELECT count(*) FROM tasks") == [(0,)]
+    assert rows(lasting_app, "SELECT username FROM users") == [("root",)]
+
+
+def _settings_in(folder: Path) -> settings.Settings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in [name for name in os.environ if name.removesuffix("_FILE").lower() in FIELDS]:
+            patch.delenv(name)
+        patch.setenv("APP_ENV", "testing")
+        patch.setenv("INSTANCE_PATH", str(folder))
+        return settings.load()
+
+
+def _copy(database: Path, given: settings.Settings) -> None:
+    path = Path(given.database.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(database, path)
+    path.with_name(f"{path.name}-made").touch()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
 class Caller:
     """Somebody with a client: `caller("POST", "/tasks", {...}, If_Match='"1"')` under /api/v1."""
 
-    def __init__(self, app: Flask, token: str | None = None) -> None:
+    def __init__(self, app: Flask, token: str | None = None, refresh_token: str = "") -> None:
         self.client = app.test_client()
         self.token = token
+        self.refresh_token = refresh_token
 
     def __call__(self, method: str, path: str, json: Any = None, **headers: str) -> Any:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        if self.token:
-            named.setdefault("Authorization", f"Bearer {self.token}")
-        return self.client.open(f"/api/v1{path}", method=method, json=json, headers=named)
+        return self.send(method, path, {name.replace("_", "-"): value for name, value in headers.items()}, json=json)
+
+    def send(self, method: str, path: str, headers: dict[str, str] | None = None, **options: Any) -> Any:
+        """Send anything: `data=b"..."`, `content_type=`, `environ_overrides=` as Werkzeug's client takes them."""
+        own = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return self.client.open(f"/api/v1{path}", method=method, headers=own | (headers or {}), **options)
+
+    @property
+    def id(self) -> str:
+        return str(self("GET", "/users/me").json["id"])
+
+
+def sign_in(app: Flask, name: str) -> Caller:
+    answer = Caller(app)("POST", "/auth/login", {"email": f"{name}@example.com", "password": PASSWORD})
+    assert answer.status_code == 200, answer.text
+    return Caller(app, answer.json["access_token"], answer.json["refresh_token"])
 
 
 def sign_up(app: Flask, name: str, **more: str) -> Caller:
-    anyone = Caller(app)
     account = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
-    assert anyone("POST", "/auth/register", account | more).status_code == 201
-    tokens = anyone("POST", "/auth/login", {"email": account["email"], "password": PASSWORD})
-    return Caller(app, tokens.json["access_token"])
+    answer = Caller(app)("POST", "/auth/register", account | more)
+    assert answer.status_code == 201, answer.text
+    return sign_in(app, name)
 
 
 @pytest.fixture
@@ -72,3 +161,54 @@ def admin(app: Flask) -> Caller:
 @pytest.fixture
 def user(app: Flask, admin: Caller) -> Caller:
     return sign_up(app, "alice")
+
+
+def assert_problem(answer: Any, status: int, code: str, *pointers: str) -> dict[str, Any]:
+    """Check that an answer is a whole problem of this kind about exactly these places, and return it."""
+    assert answer.status_code == status, answer.text
+    assert answer.content_type == "application/problem+json"
+    assert answer.headers["Cache-Control"] == "no-store"
+    found: dict[str, Any] = answer.json
+    expected = {"type", "title", "status", "detail", "instance", "code", "request_id"}
+    assert set(found) - {"errors"} == expected
+    assert found["status"] == status
+    assert found["code"] == code
+    assert found["type"].endswith(code)
+    assert found["instance"] == answer.request.path
+    assert found["request_id"] == answer.headers["X-Request-ID"]
+    assert len(found["detail"]) > 10
+    assert {error["pointer"] for error in found.get("errors", [])} == set(pointers)
+    assert all(error["detail"] for error in found.get("errors", []))
+    return found
+
+
+def rows(app: Flask, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Return what a statement finds, in a snapshot of its own."""
+    with app.app_context(), db.reading() as conn:
+        return [tuple(row) for row in conn.exec_driver_sql(statement, values)]
+
+
+def execute(app: Flask, statement: str, *values: Any) -> None:
+    """Change the database behind the server's back."""
+    with app.app_context(), db.writing() as conn:
+        conn.exec_driver_sql(statement, values)
+
+
+def start_python(script: str, *arguments: object, **variables: str) -> "subprocess.Popen[str]":
+    """Start a script in a Python of its own, with this checkout's `api` and the given variables set."""
+    command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)} | variables
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def ended(process: "subprocess.Popen[str]", within: float = 30) -> str:
+    """Wait for a script that must end well, and return what it printed."""
+    try:
+        output, faults = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"not within {within} s: {process.communicate()}") from None
+    assert process.returncode == 0, output + faults
+    return output

@@ -1,0 +1,139 @@
+import json
+import logging
+import os
+import re
+import socket
+
+import pytest
+
+from api import observe
+from tests.conftest import Caller, ended, sign_up, start_python
+
+UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@pytest.fixture
+def lines(caplog):
+    """Return a function that gives the log lines of requests so far."""
+    caplog.set_level(logging.INFO, "walnut.request")
+    return lambda: [record for record in caplog.records if record.name == "walnut.request"]
+
+
+def test_every_request_has_one_line_with_what_one_needs_to_know(app, anyone, lines):
+    answer = anyone("GET", "/health/live")
+    (line,) = lines()
+    assert (line.levelname, line.getMessage()) == ("INFO", "request")
+    assert (line.method, line.status, line.route, line.address) == ("GET", 200, "/health/live", "127.0.0.1")
+    assert line.request_id == answer.headers["X-Request-ID"]
+    assert line.replica == answer.headers["X-Served-By"]
+    assert 0 < line.ms < 10_000
+
+
+def test_the_line_says_who_and_why_not(app, admin, user, lines):
+    user("POST", "/tasks", {"title": "x"})
+    line = lines()[-1]
+    assert (line.status, line.code, line.user_id) == (403, "forbidden", user.id)
+
+
+def test_a_bug_has_its_line_too(app, admin, lines, monkeypatch):
+    def bug(**_):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(app.view_functions, "tasks_v1.index", bug)
+    admin("GET", "/tasks")
+    assert lines()[-1].status == 500
+
+
+def test_no_secret_reaches_the_log(app, caplog):
+    caplog.set_level(logging.DEBUG)
+    caller = sign_up(app, "alice")
+    caller("GET", "/tasks?q=private-query")
+    caller("GET", "/tasks/private-path?q=private-query")
+    caller("POST", "/auth/refresh", {"refresh_token": caller.refresh_token})
+    Caller(app)("POST", "/auth/login", {"email": "alice@example.com", "password": "private-password"})
+    Caller(app)("GET", "/users/me", Authorization="Bearer private-token", Cookie="private=cookie")
+    everything = "\n".join(str(vars(record)) for record in caplog.records if not record.name.startswith("tests"))
+    for secret in ("private-query", "private-password", "private-token", "correct horse", "cookie", "alice@"):
+        assert secret not in everything, secret
+    assert caller.token not in everything
+    assert caller.refresh_token not in everything
+
+
+def test_the_path_of_a_route_that_was_found_is_not_logged(app, admin, lines):
+    admin("GET", "/tasks/019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e")
+    assert "019a9f3e" not in str(vars(lines()[-1]))
+    assert lines()[-1].route == "/tasks/<uuid:task_id>"
+
+
+def test_an_unknown_path_is_logged_but_not_all_of_a_long_one(app, anyone, lines):
+    anyone("GET", "/" + "x" * 5000)
+    assert lines()[-1].path.startswith("/api/v1/xxx")
+    assert len(lines()[-1].path) <= 200
+
+
+@pytest.mark.parametrize("given", ["abc", "A-b_c.9", "x" * 64])
+def test_an_id_that_is_given_is_kept(lasting_app, given):
+    answer = Caller(lasting_app)("GET", "/health/live", X_Request_ID=given)
+    assert answer.headers.getlist("X-Request-ID") == [given]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a;b", "<script>", "ü", '{"a":1}', "a\tb"])
+def test_an_id_that_is_no_id_is_replaced(lasting_app, given):
+    answer = Caller(lasting_app)("GET", "/health/live", X_Request_ID=given)
+    assert UUID7.fullmatch(answer.headers["X-Request-ID"])
+
+
+def test_two_requests_have_two_ids(lasting_app):
+    ids = {Caller(lasting_app)("GET", "/health/live").headers["X-Request-ID"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+def test_every_answer_says_who_made_it(lasting_app):
+    expected = f"{socket.gethostname()}:3000/{os.getpid()}"
+    for path in ("/api/v1/health/live", "/nowhere", "/", "/api-docs"):
+        answer = lasting_app.test_client().get(path)
+        assert answer.headers.getlist("X-Served-By") == [expected], path
+        answer.close()
+
+
+def test_a_quiet_log_writes_no_lines(app, anyone, caplog):
+    caplog.set_level(logging.WARNING, "walnut.request")
+    anyone("GET", "/health/live")
+    assert not [record for record in caplog.records if record.name == "walnut.request"]
+
+
+def test_facts_outside_of_a_request_go_nowhere():
+    observe.note(user_id="x")
+
+
+LOG = """
+import logging, logging.config, sys
+from api import observe
+from flask import Flask, Response
+logging.config.dictConfig(observe.logging_config(sys.argv[1]))
+app = Flask("x")
+observe.init_app(app, type("Settings", (), {"port": 3000}))
+app.get("/")(lambda: Response("x"))
+app.test_client().get("/", headers={"X-Request-ID": "one"})
+logging.getLogger("api.x").warning("two\\nlines", extra={"request_id": "two"})
+logging.getLogger("api.x").debug("three")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("api.x").exception("bug")
+"""
+
+
+def test_the_log_is_one_json_object_a_line_on_standard_output():
+    lines = [json.loads(line) for line in ended(start_python(LOG, "info")).splitlines()]
+    assert [line["message"] for line in lines] == ["request", "two\nlines", "bug"]
+    assert [line["level"] for line in lines] == ["INFO", "WARNING", "ERROR"]
+    assert [line["logger"] for line in lines] == ["walnut.request", "api.x", "api.x"]
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", line["time"]) for line in lines)
+    assert (lines[0]["request_id"], lines[0]["status"], lines[0]["path"]) == ("one", 200, "/")
+    assert "ZeroDivisionError" in lines[2]["exc_info"]
+
+
+def test_the_log_level_is_what_is_asked_for():
+    lines = [json.loads(line) for line in ended(start_python(LOG, "warning")).splitlines()]
+    assert [line["level"] for line in lines] == ["WARNING", "ERROR"]

@@ -1,0 +1,294 @@
+import json
+import re
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from marshmallow import fields
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut
+from api.ops.schemas import DatabaseOut, HealthOut, PartOut
+from api.tasks.schemas import TaskChange, TaskIn, TaskOut
+from api.users.schemas import UserOut
+from api.version import __version__
+from api.web.fields import Timestamp, rfc3339
+from api.web.output import shaper
+from tests.conftest import assert_problem
+
+ANSWERS = (TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut)
+BODIES = (TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn)
+
+
+@pytest.fixture(scope="module")
+def spec(lasting_app):
+    return json.loads(lasting_app.test_client().get("/api-docs/openapi.json").data)
+
+
+def contracts(app):
+    for rule in app.url_map.iter_rules():
+        contract = getattr(app.view_functions[rule.endpoint], "contract", None)
+        if contract and rule.rule.startswith("/api/v1/"):
+            yield rule, contract
+
+
+def resolved(spec, found):
+    while "$ref" in found:
+        for step in found["$ref"].removeprefix("#/").split("/"):
+            found, spec = (spec[step], spec[step]) if step in spec else (found, spec)
+        spec = found
+    return found
+
+
+def validator(spec, schema):
+    """Return a validator that knows the document's components."""
+    return OAS31Validator(
+        {**schema, "components": spec["components"]}, format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+
+
+# ---- the document
+
+
+def test_it_is_valid_openapi_3_1(spec):
+    assert spec["openapi"].startswith("3.1")
+    assert list(OpenAPIV31SpecValidator(spec).iter_errors()) == []
+
+
+def test_it_names_this_version_and_how_to_sign_in(spec):
+    assert spec["info"]["version"] == __version__
+    assert spec["components"]["securitySchemes"]["bearer"] == {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+    }
+
+
+def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
+    operations = [one for path in spec["paths"].values() for one in path.values()]
+    ids = [one["operationId"] for one in operations]
+    assert len(set(ids)) == len(ids)
+    assert {tag for one in operations for tag in one["tags"]} == {"auth", "users", "tasks", "ops"}
+
+
+def test_what_needs_a_token_says_so_and_what_does_not_does_not(spec, lasting_app):
+    for rule, contract in contracts(lasting_app):
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        for operation in spec["paths"][path].values():
+            assert (operation.get("security") == [{"bearer": []}]) == (contract.allow != "public"), path
+            assert ("401" in operation["responses"]) >= (contract.allow != "public"), path
+
+
+def test_every_problem_is_documented_as_a_problem(spec):
+    for path in spec["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items():
+                assert answer["description"]
+                if status >= "400":
+                    assert answer["content"] == {
+                        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+                    }
+            assert "500" not in operation["responses"], "a 500 is a bug and no answer"
+
+
+def test_bodies_take_no_other_fields_and_answers_hold_all_of_theirs(spec):
+    schemas = spec["components"]["schemas"]
+    for schema in ANSWERS:
+        found = schemas[schema.__name__]
+        assert set(found["required"]) == set(found["properties"]) == set(schema().fields), schema
+    for schema in BODIES:
+        assert schemas[schema.__name__]["additionalProperties"] is False
+        assert set(schemas[schema.__name__]["properties"]) == set(schema().fields)
+
+
+@pytest.mark.parametrize("schema", BODIES)
+def test_the_examples_of_a_body_are_taken_as_they_are(schema):
+    """Swagger UI fills in the examples: pressing Execute must work."""
+    example = {
+        name: field.metadata["example"] for name, field in schema().fields.items() if "example" in field.metadata
+    }
+    assert example
+    schema().load(example)
+
+
+@pytest.mark.parametrize("text", ["2026-01-31T12:00:00Z", "soon", 5])
+def test_a_body_that_the_document_refuses_is_refused_and_the_other_way_round(spec, lasting_admin, text):
+    schema = {"$ref": "#/components/schemas/TaskIn"}
+    ok = not list(validator(spec, schema).iter_errors({"title": "x", "due_at": text}))
+    assert ok == (text == "2026-01-31T12:00:00Z")
+    if not ok:
+        assert lasting_admin("POST", "/tasks", {"title": "x", "due_at": text}).status_code == 422
+
+
+def test_answers_are_as_documented(spec, app, admin, user, anyone):
+    """Each real answer against the schema of its status."""
+    task = admin("POST", "/tasks", {"title": "x", "tags": ["a"], "due_at": "2026-01-31T12:00:00Z"})
+    path = f"/tasks/{task.json['id']}"
+    account = {"username": "eve", "email": "eve@example.com", "password": "correct horse"}
+    asked = [
+        (admin, "POST", "/tasks", "/tasks", {"title": "x"}, 201),
+        (admin, "GET", path, "/tasks/{task_id}", None, 200),
+        (admin, "PATCH", path, "/tasks/{task_id}", {"assignee_id": user.id}, 200),
+        (admin, "PUT", path, "/tasks/{task_id}", {"title": "y"}, 200),
+        (user, "GET", "/tasks", "/tasks", None, 200),
+        (user, "GET", "/tasks?limit=0", "/tasks", None, 422),
+        (user, "GET", "/tasks?q=%FF", "/tasks", None, 400),
+        (user, "POST", "/tasks", "/tasks", {"title": "x"}, 403),
+        (anyone, "POST", "/tasks", "/tasks", {"title": "x"}, 401),
+        (admin, "POST", "/tasks", "/tasks", {}, 422),
+        (user, "GET", "/users/me", "/users/me", None, 200),
+        (anyone, "POST", "/auth/register", "/auth/register", account, 201),
+        (anyone, "POST", "/auth/register", "/auth/register", account, 409),
+        (anyone, "POST", "/auth/register", "/auth/register", account | {"role": "admin"}, 403),
+        (anyone, "POST", "/auth/login", "/auth/login", {"email": "eve@example.com", "password": "correct horse"}, 200),
+        (anyone, "POST", "/auth/login", "/auth/login", {"email": "eve@example.com", "password": "wrong"}, 401),
+        (anyone, "POST", "/auth/refresh", "/auth/refresh", {"refresh_token": user.refresh_token}, 200),
+        (anyone, "POST", "/auth/refresh", "/auth/refresh", {"refresh_token": "x"}, 401),
+        (anyone, "GET", "/health", "/health", None, 200),
+        (anyone, "GET", "/health/db", "/health/db", None, 200),
+        (anyone, "GET", "/health/redis", "/health/redis", None, 200),
+        (admin, "DELETE", path, "/tasks/{task_id}", None, 204),
+        (admin, "DELETE", path, "/tasks/{task_id}", None, 404),
+        (user, "POST", "/auth/logout", "/auth/logout", None, 204),
+    ]
+    for caller, method, path, template, body, status in asked:
+        answer = caller(method, path, body)
+        assert answer.status_code == status, (method, path, answer.text)
+        documented = spec["paths"][f"/api/v1{template}"][method.lower()]["responses"][str(status)]
+        if status == 204:
+            assert (answer.data, documented.get("content")) == (b"", None)
+            continue
+        ((kind, content),) = documented["content"].items()
+        assert answer.content_type == kind
+        assert list(validator(spec, content["schema"]).iter_errors(answer.json)) == []
+        for name in documented.get("headers", {}):
+            assert name in answer.headers, (method, path, name)
+
+
+# ---- what comes back is what schema.dump would give
+
+TIMES = st.integers(min_value=-62_135_596_800_000, max_value=253_402_300_799_999)
+
+
+def values(field):
+    """Return a strategy for what a row may hold for a field."""
+    kinds = {
+        Timestamp: TIMES,
+        fields.String: st.text(),
+        fields.Integer: st.integers(-(2**63), 2**63 - 1),
+        fields.Boolean: st.booleans(),
+        fields.List: st.lists(st.text()),
+    }
+    if type(field) is fields.Nested:
+        found = st.fixed_dictionaries({name: values(inner) for name, inner in field.schema.fields.items()})
+    else:
+        found = kinds[type(field)]
+    return found | st.none() if field.allow_none else found
+
+
+@pytest.mark.parametrize("schema", ANSWERS)
+def test_the_quick_way_out_gives_what_the_schema_would(schema):
+    made = schema()
+    rows = st.fixed_dictionaries({name: values(field) for name, field in made.fields.items()})
+    quick = shaper(made)
+
+    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(row=rows)
+    def check(row):
+        row = row | {"seq": 1, "password_hash": "secret"}
+        assert quick(row) == made.dump(row)
+        assert list(quick(row)) == list(made.dump(row))
+
+    check()
+
+
+def test_no_schema_renames_or_computes_what_the_quick_way_out_copies():
+    for schema in ANSWERS:
+        for name, field in schema().fields.items():
+            assert field.data_key in (None, name), f"{schema.__name__}.{name}"
+            assert field.attribute in (None, name), f"{schema.__name__}.{name}"
+
+
+def test_every_schema_that_a_route_returns_is_held_equal(lasting_app):
+    assert {type(contract.returns) for _, contract in contracts(lasting_app) if contract.returns} <= set(ANSWERS)
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(TIMES)
+def test_a_time_goes_out_and_comes_in_again_as_it_was(milliseconds):
+    text = rfc3339(milliseconds)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)
+    assert Timestamp().deserialize(text) == milliseconds
+
+
+# ---- where it is served
+
+
+def test_the_document_is_sent_once_and_then_only_if_it_changed(lasting_app):
+    client = lasting_app.test_client()
+    first = client.get("/api-docs/openapi.json")
+    assert first.content_type == "application/json"
+    again = client.get("/api-docs/openapi.json", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    assert client.get("/api-docs/openapi.json?version=1").data == first.data
+
+
+@pytest.mark.parametrize("version", ["9", "x", "", "01", "-1"])
+def test_a_version_that_there_is_not_is_refused(lasting_app, version):
+    answer = lasting_app.test_client().get(f"/api-docs/openapi.json?version={version}")
+    assert_problem(answer, 422, "invalid", "/version")
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and what stands in it that a strict policy forbids."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.inline, self._script = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.loaded += [given[name] for name in ("src", "href") if name in given]
+        self.inline += [name for name in given if name.startswith("on") or name == "style"]
+        self.inline += ["style"] * (tag == "style")
+        self._script = tag == "script"
+
+    def handle_data(self, data):
+        if self._script and data.strip():
+            self.inline.append(data)
+
+    def handle_endtag(self, _tag):
+        self._script = False
+
+
+@pytest.mark.parametrize("path", ["/api-docs", "/"])
+def test_the_pages_have_nothing_inline_and_load_from_here_only(lasting_app, path):
+    client = lasting_app.test_client()
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/html")
+    page = Page(answer.text)
+    assert page.inline == []
+    assert len(page.loaded) >= 3
+    for address in page.loaded:
+        assert address.startswith(("/", "#")), address
+        assert not address.startswith("//"), address
+        if address.startswith("/") and "." in address:
+            found = client.get(address)
+            assert found.status_code == 200, address
+            found.close()
+    answer.close()
+
+
+def test_swagger_ui_is_of_our_time_and_not_the_one_that_flasgger_bundles(lasting_app):
+    ours = Path(find_spec("flask_swagger_ui").origin).parent / "dist"
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        served = lasting_app.test_client().get(f"/api-docs/assets/{name}")
+        assert served.data == (ours / name).read_bytes()
+        served.close()
