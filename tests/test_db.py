@@ -1,6 +1,7 @@
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 
 import pytest
 from sqlalchemy.exc import DBAPIError
@@ -281,9 +282,8 @@ def test_a_group_shares_one_commit(notes, together):
     assert sum(statement.startswith("INSERT") for statement in statements) == 8
 
 
-def test_many_threads_share_commits_and_each_is_durable_before_it_returns(notes, path):
-    commits, missing = [], []
-    driver().set_trace_callback(lambda statement: commits.append(1) if statement == "COMMIT" else None)
+def test_for_many_threads_each_write_is_durable_before_it_returns(notes, path):
+    missing = []
 
     def one(name):
         mine = sqlite.driver.connect(path)
@@ -298,10 +298,8 @@ def test_many_threads_share_commits_and_each_is_durable_before_it_returns(notes,
         thread.start()
     for thread in threads:
         thread.join()
-    driver().set_trace_callback(None)
     assert missing == []
     assert len(texts()) == 160
-    assert len(commits) < 120
 
 
 def test_nobody_is_answered_before_the_commit(notes, together):
@@ -482,11 +480,13 @@ def test_a_process_gives_way_after_each_commit_while_another_one_waits(notes, pa
     try:
         other.wait_in_line()
         write("second")
-        given = time.monotonic()
-        write("third")
-        assert time.monotonic() - given > 0.0015
+        times = [time.monotonic()]
+        for number in range(9):
+            write(f"given way {number}")
+            times.append(time.monotonic())
     finally:
         other.close()
+    assert sorted(after - before for before, after in pairwise(times))[4] >= 0.002
 
 
 GREEDY = """

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -18,6 +18,14 @@ SECURITY = [
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
 ]
+
+
+ADDED = "walnut.headers"  # what the steps of the corridor say beside the answer, in the WSGI environment
+
+
+def add(*headers: tuple[str, str]) -> None:
+    """Let the answer to the current request carry these headers, whoever makes it: a view, a problem or a cache."""
+    request.environ.setdefault(ADDED, []).extend(headers)
 
 
 def init_app(app: Flask) -> None:
@@ -35,6 +43,6 @@ class Headers:
         """Answer one request."""
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            return start_response(status, headers + SECURITY, *more)
+            return start_response(status, [*headers, *SECURITY, *environ.get(ADDED, ())], *more)
 
         return self.wsgi_app(environ, start)
