@@ -17,6 +17,7 @@ from api.migrations import upgrade
 PROJECT = Path(__file__).resolve().parents[1]
 PASSWORD = "correct horse"
 FIELDS = set(settings.Settings.__dataclass_fields__)
+STARTED: "list[subprocess.Popen[str]]" = []
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,9 @@ def own_environment() -> Iterator[None]:
     """Undo what a start does to its process: .env fills the environment, the commands choose a umask."""
     environment, umask = dict(os.environ), os.umask(0o022)
     yield
+    while STARTED:  # what a test that failed did not wait for
+        with STARTED.pop() as process:
+            process.kill()
     os.umask(umask)
     os.environ.clear()
     os.environ.update(environment)
@@ -198,9 +202,11 @@ def start_python(script: str, *arguments: object, **variables: str) -> "subproce
     """Start a script in a Python of its own, with this checkout's `api` and the given variables set."""
     command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)} | variables
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    STARTED.append(process)
+    return process
 
 
 def ended(process: "subprocess.Popen[str]", within: float = 30) -> str:

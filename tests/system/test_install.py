@@ -11,7 +11,7 @@ import pytest
 from tests.system.clients import add_task, assert_sound, opened, sign_in
 from tests.system.processes import PROJECT, Walnut
 
-UV = Path(sys.executable).with_name("uv")
+PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check", "install")
 
 
 def run(*words: object) -> str:
@@ -46,9 +46,9 @@ def walnut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("install")
     environment, python = folder / "environment", folder / "environment" / "bin" / "python"
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
-    run(UV, "venv", "--python", sys.executable, environment)
-    run(UV, "pip", "install", "--python", python, "--require-hashes", "-r", "requirements.lock")
-    run(UV, "pip", "install", "--python", python, "--no-deps", *folder.glob("*.whl"))
+    run(sys.executable, "-m", "venv", environment)
+    run(python, *PIP, "--require-hashes", "-r", "requirements.lock")
+    run(python, *PIP, "--no-deps", *folder.glob("*.whl"))
     return environment / "bin" / "walnut"
 
 
