@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE := .venv/.serve
 TEST := .venv/.test
 
-.PHONY: help serve dev test watch cover check fmt migrate migration stack bench crash lock tools clean
+.PHONY: help serve dev test watch cover check fmt migrate stack bench crash lock tools clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -64,15 +64,22 @@ tools:
 	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	if [ -n "$$missing" ]; then sh tests/system/install.sh $$missing; fi
 
+# Makes .venv, anew if its Python is too old.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+VENV = $(PYTHON) $(NEW_ENOUGH) || { echo "Walnut needs Python 3.11 or newer. Try: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	{ test -x $(BIN)/python && $(BIN)/python $(NEW_ENOUGH); } || $(PYTHON) -m venv --clear .venv
+
 # A virtual environment with exactly what the lock file names, and this folder as the package `api`.
 $(SERVE): requirements.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(VENV)
+	@echo "Installing into .venv ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(TEST): requirements-dev.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(VENV)
+	@echo "Installing into .venv, with what the tests need ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ $(SERVE)

@@ -21,6 +21,7 @@ _settings = settings.load()
 
 bind = supervisor.address(_settings.host, _settings.port)
 workers = _settings.workers
+umask = 0o077  # all state is its owner's alone
 worker_class = "api.gunicorn_worker.Worker"
 worker_connections = 512
 keepalive = 20  # longer than Nginx keeps its side (15 s), so that it is never the server that hangs up first

@@ -11,7 +11,7 @@ from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
-from api.web import guard, headers, inputs, pages, problems, resource, swagger
+from api.web import contract, guard, headers, pages, problems, resource, swagger
 from api.web.app import App
 
 
@@ -19,7 +19,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     """Return the app: the one place that knows everybody. Raises SettingsError."""
     given = configuration or settings.load()
     app = App(__name__, static_folder=asset("static"), instance_path=str(given.instance_path))
-    app.config["MAX_CONTENT_LENGTH"] = inputs.MAX_BODY + 1  # one more than it takes, to see that it is too much
+    app.config["MAX_CONTENT_LENGTH"] = contract.MAX_BODY + 1  # one more than it takes, to see that it is too much
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.extensions["settings"] = given
     for part in (db, store, guard, passwords):

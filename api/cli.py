@@ -43,7 +43,10 @@ def walnut() -> None:
 @click.option("--no-worker", is_flag=True, help="Serve HTTP only. (There is no job worker yet: both are the same.)")
 @click.option("--reload", is_flag=True, help="Start anew when the code changes, for development.")
 def serve(no_worker: bool, reload: bool) -> None:  # noqa: ARG001 (part of the start-up contract)
-    """Upgrade the database if need be, then serve until SIGTERM or Ctrl-C."""
+    """Serve until Ctrl-C.
+
+    Upgrades the database if need be. PORT, HOST, WORKERS and the other settings come from the environment and .env.
+    """
     given = settings.load()
     supervisor.refuse_port_in_use(given.host, given.port)
     supervisor.say(upgrade.upgrade(given))
@@ -77,11 +80,12 @@ def user() -> None:
 @click.argument("username")
 @click.argument("email")
 @click.option("--role", type=click.Choice(ROLES), default="user", show_default=True)
-@click.password_option(help="Asked for when left out, which is safer: other users can see a command line.")
+@click.option("--password", help="Asked for when left out, which is safer: other users can see a command line.")
 @with_appcontext
-def create_user(username: str, email: str, role: str, password: str) -> None:
+def create_user(username: str, email: str, role: str, password: str | None) -> None:
     """Make an account, also an admin's."""
     upgrade.check(current_app.extensions["settings"])
+    password = password or click.prompt("Password", hide_input=True, confirmation_prompt=True)
     account = _checked(RegisterIn(), username=username, email=email, role=role, password=password)
     password_hash = passwords.hash_password(account.pop("password"))
     with db.writing() as conn:

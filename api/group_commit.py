@@ -5,7 +5,6 @@ commits for all. Everyone is answered after that commit. A statement that fails 
 that fails, fails everyone in the group. See docs/decisions/0003-group-commit.md.
 """
 
-import fcntl
 import os
 import random
 import threading
@@ -17,9 +16,11 @@ from sqlalchemy import URL, Connection
 
 from api import sqlite
 from api.errors import Unavailable
+from api.waiting_line import Others
 
 # The checkpointer (api/checkpoints.py) keeps the WAL short. This is the safety net should it be away: 16 MB in pages.
 SAFETY_NET = "wal_autocheckpoint=4096"
+GONE = "The database file is not there any more. Stop the server, restore a backup, and start it again."
 QUANTUM_SECONDS = 0.01  # how long a busy process may go on while another waits: less halves what both get done
 
 
@@ -62,6 +63,9 @@ class Writer:
     def __init__(self, url: URL, path: Path) -> None:
         self._engine = sqlite.engine(url, SAFETY_NET if sqlite.is_safe() else "wal_autocheckpoint=0")
         self.conn, self._driver = sqlite.open_connection(self._engine)
+        self._path = path
+        found = os.stat(path)
+        self._identity = (found.st_dev, found.st_ino)
         self._turn = threading.Lock()  # one writer inside at a time; gevent makes it a greenlet's lock
         self._group: Group | None = None
         self._others = Others(path.with_name(path.name + "-writers"))
@@ -123,7 +127,17 @@ class Writer:
         self._group = Group()
         return self._group
 
+    def in_place(self) -> bool:
+        """Tell whether the file is still the one that was opened: what is written to one that was removed, is lost."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
     def _take_lock(self) -> None:
+        if not self.in_place():
+            raise Unavailable(GONE)
         self._driver.rollback()  # what a failing disk may have left open
         self._driver.execute("BEGIN IMMEDIATE")
 
@@ -172,42 +186,3 @@ class Writer:
     def _end(self, group: Group) -> None:
         self._group = None
         group.ended.set()
-
-
-class Others:
-    """Lets processes see that another one waits for the write lock, so that a busy one gives it a turn.
-
-    A process in line shares a lock on a file beside the database; the kernel lets go of it should the process die.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._in_line = False
-
-    def wait_in_line(self) -> None:
-        """Show that this process waits."""
-        self._in_line = self._in_line or self._lock(fcntl.LOCK_SH)
-
-    def leave_line(self) -> None:
-        """Show that it waits no longer."""
-        if self._in_line:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._in_line = False
-
-    def are_waiting(self) -> bool:
-        """Tell whether another process waits."""
-        if not self._lock(fcntl.LOCK_EX):
-            return True
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-        return False
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-    def _lock(self, how: int) -> bool:
-        try:
-            fcntl.flock(self._file, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

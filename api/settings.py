@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -86,7 +87,7 @@ class Settings:
     access_token_ttl: int = _setting(900, "seconds an access token is good for", _duration, kind="int")
     refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", _duration, kind="int")
     register_admin: str = _setting(
-        "", "first: the first account may ask for role admin; never", validate.OneOf(("", "first", "never"))
+        "", "first: the first account may ask for role admin; never", validate.OneOf(("first", "never"))
     )
     require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
     smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _scheme("smtp", "smtps"))
@@ -145,7 +146,8 @@ def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
         if not env.str(name, "").strip():
             return about["default"]  # `NAME=` in a compose file means: not set
     except ValueError as error:
-        raise SettingsError(f"{name}_FILE: must name a file that holds text ({error}).") from None
+        file = os.environ.get(f"{name}_FILE")
+        raise SettingsError(f"{name}_FILE: cannot read text from {file} ({error.__cause__ or error}).") from None
     value = getattr(env, about["kind"])(name, about["default"], validate=list(about["rules"]))
     return [item.strip() for item in value] if isinstance(value, list) else value
 
@@ -202,18 +204,17 @@ def kept_secret(path: Path) -> str:
     try:
         if not path.exists():
             _make_once(path)
+        if path.stat().st_mode & 0o077:
+            raise SettingsError(f"JWT_SECRET: others may read or write {path}. Delete it, or `chmod 600` it.")
         return _checked(path.read_text().strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"JWT_SECRET: cannot be read from {path} ({error}). Mend that file, or delete it."
-        ) from None
+        raise SettingsError(f"JWT_SECRET: cannot read {path} ({error}). Mend that file, or delete it.") from None
 
 
 def _make_once(path: Path) -> None:
-    """Two replicas may start at once: a link appears whole or not at all, and only for the first."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(48) + "\n")
-    with suppress(FileExistsError):
-        os.link(draft, path)
-    draft.unlink()
+    """Two replicas may start at once: a link appears whole, and only for the first."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # mode 0600, and a name nobody can foresee
+        draft.write(secrets.token_urlsafe(48) + "\n")
+        draft.flush()
+        with suppress(FileExistsError):
+            os.link(draft.name, path)

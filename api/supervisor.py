@@ -31,6 +31,10 @@ UNSAFE = (
     "Install one that cannot: the wheel pysqlite3, or SQLite 3.51.3 or newer. Until then one process checkpoints alone."
 )
 
+EXPOSED = (
+    "WARNING: others can reach this server, and it is not in production: who registers first may become its admin."
+)
+
 
 @dataclass
 class Program:
@@ -102,6 +106,8 @@ def serve(settings: Settings, *, reload: bool = False) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the exit status."""
     if not sqlite.is_safe():
         say(UNSAFE)
+    if not settings.production and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        say(EXPOSED)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
     stop = threading.Event()
     checkpointer = threading.Thread(target=keep_short, args=(settings, stop))
@@ -126,6 +132,8 @@ def refuse_port_in_use(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
+    except socket.gaierror as error:
+        raise SettingsError(f"HOST: {host} is no address of this machine ({error.strerror}).") from None
     except OSError as error:
         fault = f"cannot listen on {address(host, port)} ({error.strerror})"
         raise SettingsError(f"PORT: {fault}. Stop what listens there, or choose another PORT.") from None
@@ -151,8 +159,9 @@ def _greet(settings: Settings) -> None:
     url, probe = f"http://{address(host, settings.port)}", f"http://{address(local, settings.port)}/health/live"
     while not _answers(probe):
         time.sleep(0.1)
+    processes = "1 worker process" if settings.workers == 1 else f"{settings.workers} worker processes"
     say(
-        f"\n  Walnut is serving ({settings.app_env}, {settings.workers} worker processes). Ctrl-C ends it.\n\n"
+        f"\n  Walnut is serving ({settings.app_env}, {processes}). Ctrl-C ends it.\n\n"
         f"    Dashboard   {url}/\n    Swagger UI  {url}/api-docs\n    Health      {url}/health\n"
         f"    Data        {settings.instance_path}\n"
     )

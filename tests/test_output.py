@@ -3,7 +3,7 @@ import pytest
 from flask import Flask, Response
 from marshmallow import Schema, fields
 
-from api.errors import PreconditionFailed
+from api.errors import Malformed, PreconditionFailed
 from api.web import Page, Timestamp, unchanged_since
 from api.web.output import etag, shaper
 
@@ -34,7 +34,6 @@ def test_a_page_is_what_it_was_made_of():
 
 @pytest.mark.parametrize(("sent", "fits"), [
     ('"3"', True), ('W/"3"', True), ("*", True), ('"2", "3"', True), ('"2"', False), ('W/"2"', False), ('"33"', False),
-    ("", True),
 ])  # fmt: skip
 def test_if_match(sent, fits):
     with Flask(__name__).test_request_context(headers={"If-Match": sent}):
@@ -43,6 +42,15 @@ def test_if_match(sent, fits):
         else:
             with pytest.raises(PreconditionFailed, match="version 3"):
                 unchanged_since({"version": 3})
+
+
+@pytest.mark.parametrize("sent", ["", ",", " , ,"])
+def test_an_if_match_without_any_etag_is_refused(sent):
+    with (
+        Flask(__name__).test_request_context(headers={"If-Match": sent}),
+        pytest.raises(Malformed, match="holds no ETag"),
+    ):
+        unchanged_since({"version": 3})
 
 
 def test_without_if_match_a_change_is_made():

@@ -494,7 +494,16 @@ def test_a_refused_change_leaves_the_index_as_it_was(admin, add, finds):
     assert finds("banana") == []
 
 
-@pytest.mark.parametrize(("words", "made"), [("a", '"a"*'), ("a b", '"a"* "b"*'), ('a"b', '"a""b"*')])
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ("a", '"a"'),
+        ("ab cd", '"ab"* "cd"*'),
+        ("ab ab", '"ab"*'),
+        (" ".join(map(str, range(10, 30))), " ".join(f'"{n}"*' for n in range(10, 18))),
+        ('a"b', '"a""b"*'),
+    ],
+)
 def test_the_expression_quotes_every_word(words, made):
     assert search.expression(words) == made
 

@@ -18,6 +18,8 @@ from api.settings import Settings
 
 MIN_CHARACTERS = 8  # NIST SP 800-63B, 5.1.1.1
 MAX_BYTES = 72  # bcrypt reads no further
+# None that fits has more before it is normalised. What has more is not normalised: that takes quadratic time.
+MAX_CHARACTERS = 4 * MAX_BYTES
 ROUNDS = 12
 QUEUE = 32  # hashes under way or waiting: about four seconds of work
 
@@ -36,13 +38,13 @@ def normal(password: str) -> bytes:
 
 def not_too_long(password: str) -> None:
     """Refuse what bcrypt would cut off. Raises ValidationError."""
-    if len(normal(password)) > MAX_BYTES:
+    if len(password) > MAX_CHARACTERS or len(normal(password)) > MAX_BYTES:
         raise ValidationError(f"Has more than {MAX_BYTES} bytes in UTF-8. Choose a shorter one.")
 
 
 def not_too_short(password: str) -> None:
     """Refuse what is quickly guessed. Raises ValidationError."""
-    if len(unicodedata.normalize("NFC", password)) < MIN_CHARACTERS:
+    if len(password) <= MAX_CHARACTERS and len(unicodedata.normalize("NFC", password)) < MIN_CHARACTERS:
         raise ValidationError(f"Has fewer than {MIN_CHARACTERS} characters. Choose a longer one.")
 
 
@@ -62,11 +64,30 @@ def _rounds() -> int:
     return int(current_app.config["BCRYPT_ROUNDS"])
 
 
+class Hashing:
+    """The threads that hash, and how many hashes are under way or waiting for one of them."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPool(max(1, (os.cpu_count() or 2) // 2))
+        self._waiting = 0
+
+    def do(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Return `work(*arguments)`, done in a thread. Raises Unavailable if too many wait already."""
+        if self._waiting >= QUEUE:
+            raise Unavailable(
+                "Too many people are signing in at this moment. Try again in a few seconds.", retry_after=5
+            )
+        self._waiting += 1  # ours, because the pool counts only those that it has taken in
+        try:
+            result: Result = self._pool.apply(work, arguments)
+            return result
+        finally:
+            self._waiting -= 1
+
+
 def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
-    pool = current_app.extensions.get("hashing")
-    if pool is None:  # made late, because threads do not survive the fork of a worker
-        pool = current_app.extensions["hashing"] = ThreadPool(max(1, (os.cpu_count() or 2) // 2))
-    if len(pool) >= QUEUE:
-        raise Unavailable("Too many people are signing in at this moment. Try again in a few seconds.", retry_after=5)
-    result: Result = pool.apply(work, arguments)
+    hashing = current_app.extensions.get("hashing")
+    if hashing is None:  # made late, because threads do not survive the fork of a worker
+        hashing = current_app.extensions["hashing"] = Hashing()
+    result: Result = hashing.do(work, *arguments)
     return result

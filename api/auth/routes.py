@@ -14,6 +14,11 @@ from api.users.schemas import UserOut
 from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller
 
 auth = Resource("auth", __name__)
+NO_ADMIN = (
+    "Only the first account may ask for the role admin, and only where REGISTER_ADMIN says so. Leave role out; whoever "
+    "runs this server makes an admin with `walnut user create NAME EMAIL --role admin`."
+)
+SMALL = 16 << 10  # bytes: what anybody may send is looked at before it is known whose it is
 
 
 def hash_first(body: dict[str, Any]) -> dict[str, Any]:
@@ -30,19 +35,19 @@ def check_first(body: dict[str, Any]) -> dict[str, Any]:
     return {"user": user}
 
 
-@auth.post("/auth/register", body=RegisterIn(), returns=UserOut(), status=201, allow=PUBLIC, limit="auth",
-           prepare=hash_first, audit="user.registered", problems=(403, 409))  # fmt: skip
+@auth.post("/auth/register", body=RegisterIn(), max_body=SMALL, returns=UserOut(), status=201, allow=PUBLIC,
+           limit="auth", prepare=hash_first, audit="user.registered", problems=(403, 409))  # fmt: skip
 def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
     """Make an account."""
     if body["role"] != "user" and not may_ask_for_admin(conn):
-        raise Forbidden("Only the first account may ask for the role admin. Ask an admin for it, or leave role out.")
+        raise Forbidden(NO_ADMIN)
     if names := queries.taken(conn, body["username"], body["email"]):
         fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
         raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
     return queries.create(conn, **body, password_hash=password_hash)
 
 
-@auth.post("/auth/login", body=LoginIn(), returns=TokensOut(), allow=PUBLIC, limit="auth",
+@auth.post("/auth/login", body=LoginIn(), max_body=SMALL, returns=TokensOut(), allow=PUBLIC, limit="auth",
            prepare=check_first, audit="session.opened", problems=(401,))  # fmt: skip
 def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: ARG001 (checked before)
     """Sign in with address and password."""
@@ -52,11 +57,15 @@ def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: AR
     return tokens.open_session(conn, user["id"])
 
 
-@auth.post("/auth/refresh", also=("/auth/refresh-token",), body=RefreshIn(), returns=TokensOut(), allow=PUBLIC,
-           limit="auth", transaction=False, problems=(401,))  # fmt: skip
+@auth.post("/auth/refresh", also=("/auth/refresh-token",), body=RefreshIn(), max_body=SMALL, returns=TokensOut(),
+           allow=PUBLIC, limit="auth", transaction=False, problems=(401,))  # fmt: skip
 def refresh(body: dict[str, Any]) -> Any:
     """Trade a refresh token for a new pair of tokens."""
-    token = body.get("refresh_token") or bearer()
+    token = body.get("refresh_token") or bearer('Send the refresh token: {"refresh_token": "..."}, or as Bearer.')
+    if token.count(".") == 2:
+        raise Unauthenticated(
+            "That is an access token. Send the refresh token of the same answer.", reason="invalid_token"
+        )
     with db.writing() as conn:  # committed also when it ends the session
         pair = tokens.rotate(conn, token)
     if pair is None:

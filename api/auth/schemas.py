@@ -12,7 +12,7 @@ class RegisterIn(Schema):
     """A new account."""
 
     username = fields.String(required=True, validate=[Length(1, 64), visible], metadata={"example": "john"})
-    email = fields.Email(required=True, validate=Length(max=254), metadata={"example": "john@example.com"})
+    email = fields.Email(required=True, validate=[Length(max=254), visible], metadata={"example": "john@example.com"})
     password = fields.String(
         required=True,
         validate=[not_too_short, not_too_long],

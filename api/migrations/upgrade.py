@@ -6,6 +6,7 @@ there was one: refused), damaged (refused), older (upgraded in one transaction),
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,9 +105,13 @@ def _run(conn: Connection, step: Callable[[Config], None]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process of the host in at a time: several replicas may start at once."""
-    with open(folder / "upgrade.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    before = os.umask(0o077)  # the database is its owner's alone
+    try:
+        with open(folder / "upgrade.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    finally:
+        os.umask(before)
 
 
 @contextmanager

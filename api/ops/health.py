@@ -8,8 +8,9 @@ from typing import Any
 
 from flask import current_app
 
-from api import sqlite
+from api import db, sqlite
 from api.errors import Unavailable
+from api.group_commit import GONE
 from api.store import store
 from api.version import __version__
 
@@ -31,8 +32,15 @@ def summary() -> dict[str, Any]:
 
 
 def database() -> dict[str, Any]:
-    """Return how the database is: whoever calls has read from it already."""
+    """Return how the database is: whoever calls has read from it already. Raises Unavailable if its file is gone."""
+    refuse_without_file()
     return {"status": "ok", "engine": f"SQLite {sqlite.VERSION}", "safe": sqlite.is_safe()}
+
+
+def refuse_without_file() -> None:
+    """Raise Unavailable if the database file was removed or replaced: this process would go on with the old one."""
+    if not db.database().writer().in_place():
+        raise Unavailable(GONE)
 
 
 def redis() -> dict[str, Any]:

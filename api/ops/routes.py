@@ -39,4 +39,5 @@ def live() -> Any:
 def ready(conn: Connection) -> Any:  # noqa: ARG001 (a snapshot was taken: the database answers)
     """Say whether to send requests here: the database answers, and this process is not about to end."""
     health.refuse_when_draining()
+    health.refuse_without_file()
     return {"status": "ok"}

@@ -15,7 +15,7 @@ tasks = Resource("tasks", __name__)
 
 @tasks.get("/tasks", query=TaskFilter(), returns=TaskOut(), many=True, allow="tasks:read", cache=("tasks",))
 def index(conn: Connection, query: dict[str, Any]) -> Any:
-    """List tasks, the newest first unless `sort` says otherwise."""
+    """List tasks, the newest first unless sorted otherwise."""
     return queries.page(conn, **query)
 
 

@@ -81,7 +81,7 @@ class TaskFilter(Schema):
     due_after = Timestamp()
     q = fields.String(
         validate=[Length(1, 200), not_blank],
-        metadata={"description": "Words to find in title and description; each may be the beginning of one."},
+        metadata={"description": "Up to 8 words to find in title and description; each may be the beginning of one."},
     )
     sort = fields.String(
         load_default="-created_at",

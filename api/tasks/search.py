@@ -1,9 +1,12 @@
 """Full-text search over tasks: the one place where the databases differ. SQLite: https://sqlite.org/fts5.html."""
 
+from itertools import islice
+
 from sqlalchemy import ColumnElement, column, select, table
 
 from api.tables import tasks
 
+WORDS = 8
 INDEX = table("tasks_search", column("rowid"), column("tasks_search"))
 
 
@@ -13,5 +16,9 @@ def matches(words: ColumnElement[str]) -> ColumnElement[bool]:
 
 
 def expression(words: str) -> str:
-    """Return the words in the index's language: each the beginning of a word, all of them, nothing special."""
-    return " ".join(f'"{word.replace(chr(34), chr(34) * 2)}"*' for word in words.split())
+    """Return the words in the index's language: each the beginning of a word, all of them, nothing special.
+
+    A single letter stands for itself only, and WORDS is the most that counts: other searches would take seconds.
+    """
+    quoted = (f'"{word.replace(chr(34), chr(34) * 2)}"{"*" * (len(word) > 1)}' for word in dict.fromkeys(words.split()))
+    return " ".join(islice(quoted, WORDS))

@@ -8,6 +8,8 @@ from marshmallow import Schema
 
 from api.web.versions import VERSIONS
 
+MAX_BODY = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contract:
@@ -15,6 +17,7 @@ class Contract:
 
     allow: str  # the permission it needs, or guard.PUBLIC or guard.SIGNED_IN
     body: Schema | None = None
+    max_body: int = MAX_BODY  # bytes
     query: Schema | None = None
     returns: Schema | None = None
     many: bool = False  # answers with a Page of `returns`

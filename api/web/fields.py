@@ -20,7 +20,9 @@ def rfc3339(milliseconds: int | None) -> str | None:
 class Timestamp(fields.Integer):
     """A time: milliseconds since 1970 in the database, RFC 3339 in UTC on the wire."""
 
-    default_error_messages = {"invalid": "Write a time with its offset, as in 2026-01-31T12:00:00Z."}
+    default_error_messages = {
+        "invalid": "Write a time with its offset, as in 2026-01-31T12:00:00Z. In an address + is %2B."
+    }
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # noqa: ARG002
         return rfc3339(value)

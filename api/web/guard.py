@@ -34,6 +34,7 @@ ROLES = tuple(sorted(PERMISSIONS))
 ALLOWABLE = PERMISSIONS["admin"] | {PUBLIC}
 
 ISSUER = AUDIENCE = "walnut"
+SIGN_IN = "Sign in first (POST /api/v1/auth/login), and send the access token as 'Authorization: Bearer TOKEN'."
 CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 
 CALLER = Statement(
@@ -92,6 +93,12 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     return guarded_read if contract.transaction and not contract.writes else guarded
 
 
+def check_again(conn: Connection, permission: str) -> None:
+    """Check inside a write's transaction: the session may have ended while the body or the lock was waited for."""
+    if permission != PUBLIC:
+        _let_in(conn, _token(), permission)
+
+
 def caller() -> Row:
     """Return the row of who is calling: id, username, role, active, session_id."""
     found: Row = g.caller
@@ -110,11 +117,11 @@ def access_token(user_id: str, session_id: str) -> str:
     return token
 
 
-def bearer() -> str:
-    """Return the token of the Authorization header. Raises Unauthenticated if there is none."""
+def bearer(otherwise: str = SIGN_IN) -> str:
+    """Return the token of the Authorization header. Raises Unauthenticated, saying `otherwise`, if there is none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("Sign in first, and send the access token as 'Authorization: Bearer TOKEN'.")
+        raise Unauthenticated(otherwise)
     return token.strip()
 
 

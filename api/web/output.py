@@ -10,7 +10,7 @@ import orjson
 from flask import Response, request
 from marshmallow import Schema
 
-from api.errors import PreconditionFailed
+from api.errors import Malformed, PreconditionFailed
 from api.web.contract import Contract
 from api.web.fields import Timestamp, rfc3339
 
@@ -99,6 +99,8 @@ def unchanged_since(row: Any) -> None:
 
     A proxy that compresses makes our ETag a weak one; its version still says the same, so it is compared weakly.
     """
+    if "HTTP_IF_MATCH" in request.environ and not request.if_match:
+        raise Malformed("If-Match holds no ETag. Send the one you saw last, with its quotes.")
     if request.if_match and not request.if_match.contains_weak(str(row["version"])):
         raise PreconditionFailed(f"It has changed: it is at version {row['version']} now. Fetch it again, then repeat.")
 

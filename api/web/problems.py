@@ -27,7 +27,7 @@ STATUS = {
 }
 CODES = {status: code for code, status in STATUS.items()}
 DETAILS = {
-    404: "There is nothing at this address. /api-docs lists what there is.",
+    404: "There is nothing at this address. Ids are lower-case UUIDs; /api-docs lists the addresses.",
     405: "This address does not know that method. The header Allow lists those it knows.",
     413: "The request is larger than 1 MiB.",
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 from flasgger import Swagger
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, abort, current_app, request
 
 from api.errors import Invalid
 from api.version import __version__
@@ -39,6 +39,9 @@ def init_app(app: Flask) -> None:
         },
     )
     app.view_functions["flasgger.openapi"] = serve  # flasgger would make it anew for each request
+    app.view_functions["flasgger.oauth_redirect"] = lambda: abort(
+        404
+    )  # a page with an inline script, for no use of ours
 
 
 def serve() -> Response:

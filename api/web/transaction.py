@@ -11,6 +11,7 @@ from typing import Any
 from flask import g
 
 from api import db
+from api.web import guard
 from api.web.contract import Contract
 
 
@@ -24,6 +25,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
         if contract.prepare:
             kwargs |= contract.prepare(**kwargs)
         with db.writing() as conn:
+            guard.check_again(conn, contract.allow)
             return view(conn, **kwargs)
 
     @wraps(view)
