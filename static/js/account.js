@@ -9,7 +9,7 @@ export function startAccount(entered, left) {
   $("show-login").addEventListener("click", () => choose("login"));
   $("show-register").addEventListener("click", () => choose("register"));
   onSubmit($("login-form"), async () => { await signIn($("login-form")); entered(); }, (problem) => wrongPassword($("login-form"), problem));
-  onSubmit($("register-form"), async () => { if (await register()) entered(); });
+  onSubmit($("register-form"), async () => { if (await register()) entered(); }, (problem) => notAdmin($("register-form"), problem));
   $("sign-out").addEventListener("click", async () => { await signOut(); left(); });
   startSigningInAgain(left);
 }
@@ -54,6 +54,12 @@ function wrongPassword(form, problem) {
   showAtField(form, "password", problem.message);
   form.elements.password.select();
   return true;
+}
+
+/** Nobody but the first may be admin: choose User, so that asking once more works. */
+function notAdmin(form, problem) {
+  if (problem.status === 403) form.elements.role.value = "user";
+  return false;
 }
 
 /** Create the account and sign in with it. False when the server wants something else first, a confirmed address for one. */

@@ -1,0 +1,146 @@
+"""What attackers found once, so that nobody finds it again. Each of these stopped a worker, or got past a rule."""
+
+import io
+import json
+import time
+from contextlib import suppress
+
+import gevent
+import pytest
+from gunicorn.http.errors import InvalidChunkSize
+from marshmallow import ValidationError
+
+from api import errors
+from api.auth import passwords
+from api.tasks import search
+from api.web import inputs, strict_json
+from tests.conftest import assert_problem, execute, rows
+
+JSON = "application/json"
+
+
+@pytest.fixture
+def quick():
+    """Fail if the test's requests take longer than a client may hold up all others."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/register"])
+def test_marks_to_be_sorted_stop_nobody(anyone, quick, path):
+    """Normalising them takes quadratic time: 120 kB were 7 seconds."""
+    body = {"email": "a@example.com", "password": "a" + "\u0301" * 1000 + "\u0327" * 1000}
+    if path.endswith("register"):
+        body["username"] = "a"
+    for _ in range(20):
+        assert_problem(anyone("POST", path, body), 422, "invalid", "/password")
+    assert passwords.MAX_CHARACTERS < 2000
+
+
+def test_a_long_password_is_refused_before_it_is_normalised(quick):
+    for validate in (passwords.not_too_long, passwords.not_too_short):
+        with suppress(ValidationError):
+            validate("a" + "\u0301" * 300_000 + "\u0327" * 300_000)
+
+
+def test_a_key_given_twice_among_many_stops_nobody(lasting_app, quick):
+    """Counting each of 60,000 keys among the others took a minute."""
+    keys = ",".join(f'"{number:05x}":0' for number in range(60_000))
+    with pytest.raises(errors.Malformed, match='"0ea5f" twice'):
+        strict_json.parse(f'{{{keys},"0ea5f":0}}'.encode())
+
+
+def test_a_body_for_anybody_is_small(anyone):
+    found = anyone("POST", "/auth/login", {"email": "a@example.com", "password": "x" * 20_000})
+    assert_problem(found, 413, "too_large")
+
+
+def test_many_faults_do_not_make_a_large_answer(admin):
+    found = admin("POST", "/tasks", {"title": "x"} | {f"{'x' * 200}{number}": 0 for number in range(1000)})
+    assert found.status_code == 422
+    assert len(found.json["errors"]) == inputs.MAX_FAULTS
+    assert len(found.data) < 20_000
+
+
+def test_no_more_hashes_wait_than_may(monkeypatch):
+    monkeypatch.setattr(passwords, "QUEUE", 3)
+    hashing, met = passwords.Hashing(), []
+
+    def one():
+        try:
+            met.append(hashing.do(time.sleep, 0.1))
+        except errors.Unavailable as error:
+            met.append(error)
+
+    gevent.joinall([gevent.spawn(one) for _ in range(8)], timeout=5)
+    assert met.count(None) == 3
+    assert len([error for error in met if error]) == 5
+    gevent.spawn(one).join(timeout=5)
+    assert met[-1] is None
+
+
+@pytest.mark.parametrize("end", [
+    "UPDATE sessions SET ended_at = 1", "UPDATE users SET active = 0", "UPDATE users SET role = 'user'",
+])  # fmt: skip
+def test_a_write_whose_body_comes_after_the_end_is_refused(app, admin, monkeypatch, end):
+    """It was let in, then its body took its time, and meanwhile its session ended or its user lost the permission."""
+
+    def late(_most):
+        execute(app, end)
+        return b'{"title": "too late"}'
+
+    monkeypatch.setattr(inputs, "body", late)
+    assert admin.send("POST", "/tasks", content_type=JSON).status_code in (401, 403)
+    assert rows(app, "SELECT count(*) FROM tasks") == [(0,)]
+
+
+def test_a_search_has_few_words_and_no_single_letters(admin, quick):
+    assert search.expression("a b a") == '"a" "b"'
+    assert search.expression(" ".join("abcdefghijkl")).count('"') == 2 * search.WORDS
+    assert admin("GET", f"/tasks?q={'+'.join('abcdefghijklmnopqrstuvwxyz')}").status_code == 200
+
+
+class Malformed(io.RawIOBase):
+    """A body as Gunicorn gives it: reading it says that its chunks are none."""
+
+    def read(self, *_):
+        raise InvalidChunkSize(b'{"password": "do not log me"}')
+
+    readinto = readline = read
+
+
+def test_a_malformed_chunk_is_a_clients_fault_and_is_not_logged(admin, caplog):
+    found = admin.send("POST", "/tasks", content_type=JSON, environ_overrides={
+        "wsgi.input": Malformed(), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked",
+    })  # fmt: skip
+    assert_problem(found, 400, "malformed")
+    assert "do not log me" not in caplog.text
+
+
+@pytest.mark.parametrize("address", ['"\u0001"@example.com', '"a b"@example.com', "a\u200b@example.com"])
+def test_an_address_holds_nothing_that_does_not_show(anyone, address):
+    account = {"username": "a", "email": address, "password": "correct horse"}
+    assert_problem(anyone("POST", "/auth/register", account), 422, "invalid", "/email")
+
+
+def test_what_is_written_to_a_removed_database_is_not_acknowledged(app, admin):
+    assert admin("POST", "/tasks", {"title": "x"}).status_code == 201
+    path = app.extensions["database"].path
+    path.rename(path.with_name("elsewhere"))
+    assert_problem(admin("POST", "/tasks", {"title": "lost"}), 503, "unavailable")
+    for health in ("/health", "/health/ready", "/health/db"):
+        assert_problem(admin("GET", health), 503, "unavailable")
+    path.write_bytes(b"")
+    assert_problem(admin("POST", "/tasks", {"title": "lost"}), 503, "unavailable")
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+    assert admin("POST", "/tasks", {"title": "y"}).status_code == 201
+
+
+def test_a_secret_that_others_may_read_is_none(configure):
+    given = configure()
+    (given.instance_path / "jwt_secret").chmod(0o644)
+    with pytest.raises(Exception, match="JWT_SECRET: others may read or write"):
+        configure()
+    assert json.dumps(given.jwt_secret)
