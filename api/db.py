@@ -8,7 +8,7 @@ but the database: under gevent that would hold the write lock while others run.
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask, current_app
 from sqlalchemy import URL, Connection, make_url
@@ -17,6 +17,9 @@ from uuid_utils import uuid7
 from api import sqlite
 from api.group_commit import Change, Writer
 from api.settings import Settings
+
+READ_SECONDS = 2.0
+WATCHED_STEPS = 100_000  # of SQLite's virtual machine, between two looks at the clock: some milliseconds
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -56,6 +59,22 @@ def new_id() -> str:
     return str(uuid7())
 
 
+class Watch:
+    """Ends what a reader asks when it takes READ_SECONDS: meanwhile nobody else of the process is served."""
+
+    def __init__(self, driver: Any) -> None:
+        self.until = 0.0
+        driver.set_progress_handler(lambda: time.monotonic() > self.until, WATCHED_STEPS)
+
+
+class Reader(NamedTuple):
+    """A connection that cannot write, its driver's, and what bounds its time."""
+
+    conn: Connection
+    driver: Any
+    watch: Watch
+
+
 class Database:
     """The connections of one process to one file."""
 
@@ -63,15 +82,18 @@ class Database:
         self.url = make_url(url)
         self.path = Path(self.url.database or "").absolute()
         self._readers = sqlite.engine(self.url, "query_only=ON")
-        self._idle: list[tuple[Connection, Any]] = []
+        self._idle: list[Reader] = []
         self._writer: Writer | None = None
         self._first = threading.Lock()
 
-    def reader(self) -> tuple[Connection, Any]:
-        """Return an idle reader and its driver. Readers are kept: opening one costs more than most questions."""
-        return self._idle.pop() if self._idle else sqlite.open_connection(self._readers)
+    def reader(self) -> Reader:
+        """Return an idle reader. Readers are kept: opening one costs more than most questions."""
+        if self._idle:
+            return self._idle.pop()
+        conn, driver = sqlite.open_connection(self._readers)
+        return Reader(conn, driver, Watch(driver))
 
-    def keep(self, reader: tuple[Connection, Any]) -> None:
+    def keep(self, reader: Reader) -> None:
         """Take a reader back."""
         self._idle.append(reader)
 
@@ -85,7 +107,7 @@ class Database:
     def close(self) -> None:
         """Close every connection that nobody is using."""
         while self._idle:
-            self._idle.pop()[0].close()
+            self._idle.pop().conn.close()
         if self._writer:
             self._writer.close()
         self._readers.dispose()
@@ -103,9 +125,10 @@ class Reading:
     def __enter__(self) -> Connection:
         with sqlite.naming_faults():
             self._reader = self._database.reader()
+            self._reader.watch.until = time.monotonic() + READ_SECONDS
             if self._snapshot:
-                self._begin(self._reader[1])
-        return self._reader[0]
+                self._begin(self._reader.driver)
+        return self._reader.conn
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._end()
@@ -122,5 +145,5 @@ class Reading:
 
     def _end(self) -> None:
         if self._snapshot:
-            self._reader[1].rollback()
+            self._reader.driver.rollback()
         self._database.keep(self._reader)

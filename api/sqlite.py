@@ -42,6 +42,7 @@ FAULTS = {
     6: "The database is busy. Try again in a moment.",
     7: "The server is out of memory. Try again in a moment.",
     8: "The database cannot be written to.",
+    9: "This takes too long to look up. Ask for less at once: fewer words, a narrower filter.",
     10: "The disk does not answer.",
     11: "The database file is damaged. Restore a backup.",
     13: "The disk is full. Nothing was changed.",
