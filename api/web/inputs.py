@@ -43,10 +43,11 @@ def load(schema: Schema, data: dict[str, Any], spelling: dict[str, str] | None =
     try:
         return schema.load(data)
     except ValidationError as error:
-        found = list(islice(_faults(error.messages, spelling or {}), MAX_FAULTS))
+        faults = islice(_faults(error.messages, spelling or {}), MAX_FAULTS)
+        found = [(pointer, _suggested(schema, pointer, text)) for pointer, text in faults]
     names = ", ".join(sorted({pointer.lstrip("/")[:50] or "the body" for pointer, _ in found}))
     detail = f"{names}: {found[0][1]}" if len(found) == 1 else f"Some values are not right: {names}."
-    raise Invalid(detail, fields=[(pointer, _suggested(schema, pointer, text)) for pointer, text in found])
+    raise Invalid(detail, fields=found)
 
 
 def json_object(most: int) -> dict[str, Any]:
