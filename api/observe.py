@@ -11,9 +11,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from flask import Flask, has_request_context, request
+from pythonjsonlogger.orjson import OrjsonFormatter
 from uuid_utils import uuid7
 
 from api.settings import Settings
@@ -44,7 +47,7 @@ def logging_config(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             "json": {
-                "()": "pythonjsonlogger.orjson.OrjsonFormatter",
+                "()": Lines,
                 "fmt": "{levelname}{name}{message}",
                 "style": "{",
                 "rename_fields": {"levelname": "level", "name": "logger"},
@@ -71,6 +74,15 @@ def request_id() -> str:
     return str(request.environ.get("walnut.request_id", ""))
 
 
+class Lines(OrjsonFormatter):
+    """Writes records as JSON; the line of a request is a dict already, and need not be looked for in its record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        line: dict[str, Any] | None = getattr(record, "line", None)
+        return super().format(record) if line is None else orjson.dumps(line).decode()
+
+
 class Observed:
     """WSGI: names the request, times it, and writes its line."""
 
@@ -94,17 +106,17 @@ class Observed:
             return self.wsgi_app(environ, start)
         finally:
             if log.isEnabledFor(logging.INFO):
-                log.handle(logging.makeLogRecord(self._line(environ, int(answered[0][:3]), started)))
+                log.handle(_record(self._line(environ, int(answered[0][:3]), started)))
 
     def _line(self, environ: Environ, status: int, started: float) -> dict[str, Any]:
         facts = environ.get(FACTS, {})
         if "route" not in facts:
             facts = {"path": environ.get("PATH_INFO", "")[:200], **facts}
         return {
-            "name": log.name,
-            "levelno": logging.INFO,
-            "levelname": "INFO",
-            "msg": "request",
+            "time": datetime.now(UTC),
+            "level": "INFO",
+            "logger": log.name,
+            "message": "request",
             "request_id": environ["walnut.request_id"],
             "method": environ["REQUEST_METHOD"],
             "status": status,
@@ -113,3 +125,8 @@ class Observed:
             "address": environ.get("REMOTE_ADDR"),
             **facts,
         }
+
+
+def _record(line: dict[str, Any]) -> logging.LogRecord:
+    own = {"name": log.name, "levelno": logging.INFO, "levelname": "INFO", "msg": "request", "line": line}
+    return logging.makeLogRecord(line | own)

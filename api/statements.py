@@ -50,9 +50,7 @@ class Statement:
 
     def run_many(self, conn: Connection, rows: Iterable[Row]) -> None:
         """Run it once for each row of values."""
-        compiled = self._for(conn.dialect)
-        for row in rows:
-            compiled.run(conn, row)
+        self._for(conn.dialect).run_many(conn, rows)
 
     def _for(self, dialect: Dialect) -> "Compiled":
         compiled = self._compiled.get(dialect.name)
@@ -88,6 +86,11 @@ class Compiled:
         """Run it on the driver's connection and return the driver's cursor."""
         driver: Any = conn.connection.dbapi_connection
         return driver.execute(self.sql, self._parameters(values))
+
+    def run_many(self, conn: Connection, rows: Iterable[Row]) -> None:
+        """Run it for each row of values, in one call."""
+        driver: Any = conn.connection.dbapi_connection
+        driver.executemany(self.sql, [self._parameters(row) for row in rows])
 
     def rows(self, found: Iterable[tuple[Any, ...]]) -> list[Row]:
         """Return the driver's rows as dicts of Python values."""

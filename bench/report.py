@@ -12,6 +12,7 @@ LABELS = {
     "list": "list of 20 tasks",
     "one": "one task",
     "create": "create a task",
+    "full": "the same with all its fields",
 }
 RATIOS = {"one": 0.5, "list": 0.35, "create": 0.4}  # of the bare route's requests per second
 P99 = 60.0  # milliseconds, with 64 connections

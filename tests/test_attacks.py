@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 from api import db, errors
 from api.auth import passwords
 from api.tasks import search
-from api.web import inputs, strict_json
+from api.web import guard, inputs, strict_json
 from tests.conftest import assert_problem, execute, rows
 
 JSON = "application/json"
@@ -88,6 +88,7 @@ def test_a_write_whose_body_comes_after_the_end_is_refused(app, admin, monkeypat
 
     def late(_most):
         execute(app, end)
+        time.sleep(2 * guard.AT_ONCE_SECONDS)
         return b'{"title": "too late"}'
 
     monkeypatch.setattr(inputs, "body", late)

@@ -104,6 +104,7 @@ def _arguments(schema: Schema, raw: str) -> dict[str, Any]:
     return {name: values if name in many else values[0] for name, values in given.items()}
 
 
+@lru_cache(maxsize=1024)
 def camel_case(name: str) -> str:
     """Return refresh_token as refreshToken."""
     return UPPER.sub(lambda match: match[1].upper(), name)

@@ -3,6 +3,7 @@ every step is linear in the size of the text.
 """
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -19,7 +20,11 @@ def parse(data: bytes) -> Any:
     """
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_int=_integer,
+            parse_float=_float,
         )
     except UnicodeDecodeError:
         raise Malformed("The body is not UTF-8.") from None
@@ -27,7 +32,8 @@ def parse(data: bytes) -> Any:
         raise Malformed(f"The JSON is nested deeper than {MAX_DEPTH} levels.") from None
     except json.JSONDecodeError as error:
         raise Malformed(f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).") from None
-    inspect(value)
+    if b"\\u" in data or data.count(b"[") + data.count(b"{") >= MAX_DEPTH:  # otherwise there is nothing to be found
+        inspect(value)
     return value
 
 
@@ -49,6 +55,13 @@ def _integer(digits: str) -> int:
     return number
 
 
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise Malformed(f"The JSON has a number that is too large: {digits[:20]}.")
+    return number
+
+
 def inspect(value: Any) -> None:
     """Refuse what no database column can hold: lone surrogates, NUL, infinity; and depth."""
     level: list[Any] = [value]
@@ -62,8 +75,6 @@ def inspect(value: Any) -> None:
                 following += item.values()
             elif isinstance(item, list):
                 following += item
-            elif item in (float("inf"), float("-inf")):
-                raise Malformed("The JSON has a number that is too large.")
         if not following:
             return
         level = following

@@ -14,7 +14,7 @@ Seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 # step, so that no way of writing a task can forget it. secure-delete: what is deleted leaves no trace in the index.
 SEARCH = (
     """CREATE VIRTUAL TABLE tasks_search USING fts5(
-        title, description, content='tasks', content_rowid='seq', prefix='2 3',
+        title, description, content='tasks', content_rowid='seq',
         tokenize='unicode61 remove_diacritics 2')""",
     "INSERT INTO tasks_search(tasks_search, rank) VALUES ('secure-delete', 1)",
     """CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN
