@@ -67,12 +67,13 @@ def test_only_one_process_of_a_host_does_it_and_a_busy_database_stops_nobody(app
             keeper.start()
         fill(app)
         time.sleep(0.3)
+        before_the_end = list(done)  # when the one stops, the other may still take over for a last time
     stop.set()
     for keeper in keepers:
         keeper.join(5)
         assert not keeper.is_alive()
-    assert len(done) > 2
-    assert len(set(done)) == 1
+    assert len(before_the_end) > 2
+    assert len(set(before_the_end)) == 1
 
 
 def test_the_safety_net_is_16_mb(app):
