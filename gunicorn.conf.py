@@ -47,6 +47,11 @@ def on_starting(server):
         sys.exit(f"Error: {error}")
 
 
+def post_fork(server, worker):
+    """Let the worker hear what it was told before it listened."""
+    worker.told = server.SIG_QUEUE
+
+
 def post_worker_init(worker):
     """Let /health/ready say when this worker is about to end, and spare the collector what stays for good."""
     gc.collect()

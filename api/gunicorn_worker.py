@@ -5,6 +5,8 @@ long as `keepalive` for connections that say nothing. This one first takes in wh
 who stays silent. Measured in docs/decisions/0004-gunicorn.md.
 """
 
+import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -57,10 +59,19 @@ class Listener(NamedTuple):
 class Worker(GeventWorker):  # type: ignore[misc]
     """One worker process."""
 
+    told: Any  # the signals that the master's handler took: the worker has a copy from the fork on
+
     def init_process(self) -> None:
         """Run until told to end."""
         self.silent: set[Silence] = set()
         super().init_process()
+
+    def init_signals(self) -> None:
+        """Hear signals; end at once if one that ends came in since the fork, when the master's handler took it."""
+        super().init_signals()
+        while not self.told.empty():
+            if self.told.get_nowait() in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                sys.exit(0)
 
     def timeout_ctx(self) -> Silence:
         """Return the wait for a connection's next request."""

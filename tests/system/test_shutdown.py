@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Self
 import pytest
 
 from tests.system.clients import ACCOUNT, QUIET, Load, assert_nothing_lost, opened, sign_in
-from tests.system.processes import Walnut, ask, wait_until
+from tests.system.processes import PROJECT, Walnut, ask, wait_until
 
 ENDS_WITHIN = 8.0  # seconds, with nothing slow in flight; 2 on an idle machine
 INTO_A_TERMINAL = """
@@ -149,6 +150,36 @@ def test_idle_connections_do_not_hold_up_the_end(server: InTerminal) -> None:
     print(f"ended in {took:.1f} s with 50 idle connections")
     assert took < ENDS_WITHIN
     assert_nothing_left(server)
+
+
+SLOW_TO_LISTEN = f"""
+import time
+exec(open({str(PROJECT / "gunicorn.conf.py")!r}).read())
+_post_fork = post_fork
+
+
+def post_fork(server, worker):
+    if worker.age == 2:  # as on a machine with much else to do
+        time.sleep(1)
+    _post_fork(server, worker)
+"""
+
+
+def test_a_worker_that_is_told_before_it_listens_ends_too(tmp_path: Path) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(SLOW_TO_LISTEN)
+    server = Walnut(tmp_path / "instance", WORKERS=2)
+    words = [sys.executable, "-m", "gunicorn", "-c", str(config), "api:create_app()"]
+    subprocess.run([sys.executable, "-m", "api", "db", "upgrade"], env=os.environ | server.environment(), check=True)
+    with (tmp_path / "log").open("wb") as log:
+        gunicorn = subprocess.Popen(words, env=os.environ | server.environment(), stderr=log, stdout=log)
+    try:
+        wait_until(lambda: (tmp_path / "log").read_text().count("Booting worker") == 2, 20, "the second fork")
+        gunicorn.terminate()
+        assert gunicorn.wait(ENDS_WITHIN) == 0
+    finally:
+        gunicorn.kill()
+        gunicorn.wait()
 
 
 def test_a_second_ctrl_c_ends_at_once(server: InTerminal) -> None:
