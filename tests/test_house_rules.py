@@ -21,6 +21,7 @@ FLOORS = [
     {"settings", "sqlite"},
     {"group_commit"},
     {"db", "observe", "store"},
+    {"answers"},
     {"migrations", "checkpoints"},
     {"web"},
     {"users"},
