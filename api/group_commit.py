@@ -20,6 +20,7 @@ from api.errors import Unavailable
 
 # The checkpointer (api/checkpoints.py) keeps the WAL short. This is the safety net should it be away: 16 MB in pages.
 SAFETY_NET = "wal_autocheckpoint=4096"
+QUANTUM_SECONDS = 0.01  # how long a busy process may go on while another waits: less halves what both get done
 
 
 class Group:
@@ -64,7 +65,8 @@ class Writer:
         self._turn = threading.Lock()  # one writer inside at a time; gevent makes it a greenlet's lock
         self._group: Group | None = None
         self._others = Others(path.with_name(path.name + "-writers"))
-        self._not_before = 0.0  # other processes' turn until then, by time.monotonic()
+        self._since = 0.0  # when this process last gave others a turn, by time.monotonic()
+        self._not_before = 0.0  # and until when
 
     def join(self) -> tuple[Group, bool]:
         """Take the turn and join the open group, or begin one. Return it, and whether to lead it.
@@ -156,8 +158,9 @@ class Writer:
             self._fail(group, error)
         else:
             self._end(group)
-        if self._others.are_waiting():
-            self._not_before = time.monotonic() + random.uniform(0.002, 0.004)  # noqa: S311 (jitter)
+        now = time.monotonic()
+        if now - self._since > QUANTUM_SECONDS and self._others.are_waiting():
+            self._since = self._not_before = now + random.uniform(0.002, 0.004)  # noqa: S311 (jitter)
 
     def _fail(self, group: Group, error: BaseException) -> None:
         """Undo everything, and tell everyone in the group."""

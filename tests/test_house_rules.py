@@ -301,6 +301,13 @@ def test_no_route_declares_what_cannot_be_kept(routes):
         assert not contract.many or contract.returns, path
 
 
+def test_what_has_an_address_of_its_own_counts_its_changes(routes):
+    """Its ETag is its version (api/web/output.py): a schema without one would be a 500."""
+    for path, contract, _ in routes:
+        if contract.returns and not contract.many and ("<" in path or contract.location or contract.conditional):
+            assert "version" in contract.returns.fields, path
+
+
 def test_answers_that_hold_tokens_are_never_kept(routes):
     for path, contract, _ in routes:
         if contract.returns and any("token" in name or "secret" in name for name in contract.returns.fields):

@@ -95,7 +95,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
             _let_in(g.conn, token, contract.allow)
             return view(**kwargs)
 
-    return guarded if contract.writes else guarded_read
+    return guarded_read if contract.transaction and not contract.writes else guarded
 
 
 def caller() -> Row:

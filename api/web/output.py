@@ -112,8 +112,8 @@ def unchanged_since(row: Any) -> None:
 
 
 def _etag(shaped: dict[str, Any], body: bytes, contract: Contract) -> str | None:
-    if contract.location or contract.conditional or request.view_args:  # the address says which thing it is
-        return etag(shaped["version"])
+    if "version" in shaped and (contract.location or contract.conditional or request.view_args):
+        return etag(shaped["version"])  # the address says which thing it is
     if contract.writes:
         return None
     return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
