@@ -6,13 +6,14 @@ from then on the old answer has a key that nobody asks for. Nothing is ever inva
 """
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 import orjson
 from flask import Response, g, request
-from sqlalchemy import ColumnElement, Connection, Select, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select, update
 from werkzeug.http import parse_accept_header, parse_etags
 
 from api.answers import Header, Kept, answers
@@ -27,6 +28,10 @@ from api.web.guard import actor
 HIT, MISS, BYPASS = "hit", "fwd=miss", "fwd=bypass"  # in Cache-Status (RFC 9211)
 PLACE = "walnut.place"  # where the edge finds it, in the WSGI environment
 OWN_HEADERS = {"content-length", "etag", "content-encoding"}  # of one rendering, not of the kept answer
+
+
+ALL = Statement(select(generations).order_by(generations.c.name))
+MOVE = Statement(update(generations).where(generations.c.name == bindparam("generation")).values(n=bindparam("moved")))
 
 
 class Place(NamedTuple):
@@ -71,6 +76,14 @@ def key_of(stem: str, reader: str | None, numbers: Sequence[int]) -> str:
 def current(conn: Connection, names: tuple[str, ...]) -> list[int]:
     """Return the generations as the connection's snapshot sees them, in the order of their names."""
     return [row["n"] for row in _generations(names).all(conn)]
+
+
+def end_all(conn: Connection) -> list[str]:
+    """Move every generation to where none ever was, so that nothing kept is found again. Return their names."""
+    rows = ALL.all(conn)
+    for row in rows:
+        MOVE.run(conn, generation=row["name"], moved=row["n"] + 1_000_000 + secrets.randbelow(1_000_000_000))
+    return [row["name"] for row in rows]
 
 
 def numbers_of(names: tuple[str, ...]) -> list[ColumnElement[int]]:

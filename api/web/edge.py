@@ -20,6 +20,7 @@ from api.web import cache, guard
 from api.web.cache import Place
 
 PLACES = 10_000  # how many pairs of path and query are remembered
+QUERY_CHARACTERS = 200  # longer queries are not asked often enough
 STATUS = {200: "200 OK", 304: "304 NOT MODIFIED"}
 HIT = ("Cache-Status", f"walnut; {cache.HIT}")
 
@@ -53,7 +54,7 @@ class Edge:
             start_response(STATUS[status], [*headers, HIT])
             return (body,)
         found = self.wsgi_app(environ, start_response)
-        if place is None and cache.PLACE in environ:
+        if place is None and cache.PLACE in environ and len(where[1]) <= QUERY_CHARACTERS:
             self._remember(where, environ[cache.PLACE])
         return found
 

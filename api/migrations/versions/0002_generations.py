@@ -8,6 +8,10 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+TRIGGER = """CREATE TRIGGER tasks_generation_{change} AFTER {change} ON tasks BEGIN
+    UPDATE generations SET n = n + 1 WHERE name = 'tasks';
+END"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -19,7 +23,4 @@ def upgrade() -> None:
     # Not from 0: two databases that share a Redis, or one that was made anew, must not count through the same numbers.
     op.execute("INSERT INTO generations(name, n) VALUES ('tasks', abs(random() % 1000000000000))")
     for change in ("INSERT", "UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER tasks_generation_{change.lower()} AFTER {change} ON tasks "
-            "BEGIN UPDATE generations SET n = n + 1 WHERE name = 'tasks'; END"
-        )
+        op.execute(TRIGGER.format(change=change))
