@@ -3,7 +3,7 @@
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import cli, db, observe, settings, store
+from api import answers, cli, db, observe, settings, store
 from api.assets import asset
 from api.auth import passwords
 from api.auth.routes import auth
@@ -11,7 +11,7 @@ from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
-from api.web import contract, guard, headers, pages, problems, resource, swagger
+from api.web import contract, edge, guard, headers, pages, problems, resource, swagger
 from api.web.app import App
 
 
@@ -22,11 +22,11 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = contract.MAX_BODY + 1  # one more than it takes, to see that it is too much
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.extensions["settings"] = given
-    for part in (db, store, guard, passwords):
+    for part in (db, store, answers, guard, passwords):
         part.init_app(app, given)
     resource.mount(app, auth, users, tasks, ops)
     resource.mount_at_root(app, ops)
-    for page in (pages, swagger, problems, headers):
+    for page in (pages, swagger, problems, edge, headers):
         page.init_app(app)
     observe.init_app(app, given)
     if hops := given.trusted_proxies:

@@ -15,7 +15,7 @@ from api.errors import Refusal
 from api.migrations import upgrade
 from api.users import queries
 from api.version import __version__
-from api.web import ROLES
+from api.web import ROLES, clear_cache
 
 
 class Commands(click.Group):
@@ -71,6 +71,21 @@ def check_database() -> None:
     click.echo(f"The database is at revision {upgrade.head()}, as this version needs it.")
 
 
+@walnut.group("cache")
+def kept_answers() -> None:
+    """Look after kept answers."""
+
+
+@kept_answers.command("clear")
+@with_appcontext
+def clear() -> None:
+    """Let no kept answer be found any more, in any process, replica or Redis. For after a restore, or in doubt."""
+    upgrade.check(current_app.extensions["settings"])
+    with db.writing() as conn:
+        names = clear_cache(conn)
+    click.echo(f"Kept answers about {', '.join(names)} are not found any more.")
+
+
 @walnut.group("user")
 def user() -> None:
     """Look after accounts."""
@@ -105,4 +120,4 @@ def _checked(schema: Schema, **values: str) -> dict[str, str]:
     return checked
 
 
-COMMANDS = (database, user)  # what `flask --app wsgi` offers too; it has its own way to serve
+COMMANDS = (database, kept_answers, user)  # what `flask --app wsgi` offers too; it has its own way to serve

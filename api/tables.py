@@ -101,3 +101,12 @@ task_tags = Table(
     Column("tag", String(50), primary_key=True),
     Index(None, "tag", "task_seq"),
 )
+
+# What kept answers depend on. Triggers count `n` up in the transaction that changes the table, so that no way of
+# writing can forget it (docs/decisions/0009-cache.md).
+generations = Table(
+    "generations",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)

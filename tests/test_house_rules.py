@@ -21,6 +21,7 @@ FLOORS = [
     {"settings", "sqlite"},
     {"group_commit"},
     {"db", "observe", "store"},
+    {"answers"},
     {"migrations", "checkpoints"},
     {"web"},
     {"users"},
@@ -34,7 +35,7 @@ FLOORS = [
 CORRIDOR = [
     *("app", "versions", "contract", "fields", "strict_json", "headers", "pages", "problems"),
     *("limits", "guard", "inputs", "cache", "transaction", "idempotency", "output", "audit"),
-    *("resource", "openapi", "swagger", "__init__"),
+    *("resource", "openapi", "swagger", "edge", "__init__"),
 ]
 # Within a room: what a file is called says what it may lean on.
 ROUTES_ARE_FOR = {"api"}

@@ -13,7 +13,9 @@ from api.web import Resource, actor, unchanged_since
 tasks = Resource("tasks", __name__)
 
 
-@tasks.get("/tasks", query=TaskFilter(), returns=TaskOut(), many=True, allow="tasks:read", cache=("tasks",))
+@tasks.get(
+    "/tasks", query=TaskFilter(), returns=TaskOut(), many=True, allow="tasks:read", cache=("tasks",), shared=True
+)
 def index(conn: Connection, query: dict[str, Any]) -> Any:
     """List tasks, the newest first unless sorted otherwise."""
     return queries.page(conn, **query)
@@ -26,7 +28,7 @@ def create(conn: Connection, body: dict[str, Any]) -> Any:
     return queries.create(conn, actor(), body)
 
 
-@tasks.get("/tasks/<uuid:task_id>", returns=TaskOut(), allow="tasks:read", cache=("tasks",))
+@tasks.get("/tasks/<uuid:task_id>", returns=TaskOut(), allow="tasks:read", cache=("tasks",), shared=True)
 def show(conn: Connection, task_id: UUID) -> Any:
     """Fetch one task."""
     return queries.get(conn, str(task_id)) or missing(task_id)

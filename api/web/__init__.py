@@ -1,5 +1,6 @@
 """The corridor every request walks through on its way to a room, and all that a room may import from it."""
 
+from api.web.cache import clear_cache
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, ROLES, SIGNED_IN, access_token, actor, bearer, caller
 from api.web.output import Page, unchanged_since
@@ -17,5 +18,6 @@ __all__ = [
     "actor",
     "bearer",
     "caller",
+    "clear_cache",
     "unchanged_since",
 ]

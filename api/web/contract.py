@@ -25,7 +25,8 @@ class Contract:
     location: bool = False  # says where the new thing is
     conditional: bool = False  # honours If-Match
     limit: str = "default"  # the name of its rate limit
-    cache: tuple[str, ...] = ()  # the generations that a kept answer depends on
+    cache: tuple[str, ...] = ()  # the generations that a kept answer depends on; none: it is not kept
+    shared: bool = False  # the answer is the same for everyone who may have it, so it is kept once for all
     idempotent: bool = False  # honours Idempotency-Key
     audit: str | None = None  # the action, "task.created"
     prepare: Callable[..., dict[str, Any]] | None = None  # work to be done before the transaction opens

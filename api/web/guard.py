@@ -5,9 +5,10 @@ corridor. Whether its session still lives, and what its user may do, is read fro
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, NamedTuple
 
 from flask import Flask, current_app, g, request
@@ -38,7 +39,7 @@ SIGN_IN = "Sign in first (POST /api/v1/auth/login), and send the access token as
 AT_ONCE_SECONDS = 0.005  # a write that follows its check so soon came before whatever ended the session meanwhile
 CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 
-CALLER = Statement(
+CALLER_QUERY = (
     select(users.c.id, users.c.username, users.c.role, users.c.active, sessions.c.id.label("session_id"))
     .select_from(sessions.join(users))
     .where(
@@ -48,6 +49,8 @@ CALLER = Statement(
         sessions.c.expires_at > bindparam("now"),
     )
 )
+CALLER = Statement(CALLER_QUERY)
+TOKENS = 10_000  # how many verified ones are remembered
 
 
 class Token(NamedTuple):
@@ -56,6 +59,9 @@ class Token(NamedTuple):
     user_id: str
     session_id: str
     expires_at: float
+
+
+_VERIFIED: OrderedDict[tuple[str, str], Token] = OrderedDict()  # by the token and the key it was verified with
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -120,14 +126,36 @@ def access_token(user_id: str, session_id: str) -> str:
 
 def bearer(otherwise: str = SIGN_IN) -> str:
     """Return the token of the Authorization header. Raises Unauthenticated, saying `otherwise`, if there is none."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    token = _bearer(request.headers.get("Authorization", ""))
+    if not token:
         raise Unauthenticated(otherwise)
-    return token.strip()
+    return token
+
+
+def remembered(authorization: str, key: str) -> Token | None:
+    """Return the token of an Authorization header, if it was verified with this key before and has not expired."""
+    found = _VERIFIED.get((_bearer(authorization), key))
+    return found if found and found.expires_at > time.time() else None
+
+
+def may(caller: Row, permission: str) -> bool:
+    """Tell whether a caller, as CALLER finds one, may do this."""
+    return caller["active"] and permission in PERMISSIONS.get(caller["role"], ())
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _token() -> Token:
-    token = _verified(bearer(), current_app.config["JWT_SECRET_KEY"])
+    """Return the caller's token. Its signature and claims are checked once; the key is part of what is remembered."""
+    given = bearer(), current_app.config["JWT_SECRET_KEY"]
+    token = _VERIFIED.get(given)
+    if token is None:
+        token = _VERIFIED[given] = _verified(given[0])
+        if len(_VERIFIED) > TOKENS:
+            _VERIFIED.popitem(last=False)
     if token.expires_at <= time.time():
         raise _expired()
     return token
@@ -140,13 +168,11 @@ def _let_in(conn: Connection, token: Token, permission: str) -> None:
         raise Unauthenticated("This session has ended. Sign in again.", reason="invalid_token")
     g.caller, g.let_in_at = found, time.monotonic()
     note(user_id=found["id"])
-    if permission not in PERMISSIONS.get(found["role"], ()):
+    if not may(found, permission):
         raise Forbidden(f"This needs the permission {permission}, which the role {found['role']} does not have.")
 
 
-@lru_cache(maxsize=10_000)
-def _verified(token: str, _key: str) -> Token:
-    """Check a token's signature and claims once. The key is named so that another key is another question."""
+def _verified(token: str) -> Token:
     try:
         claims = decode_token(token)
     except ExpiredSignatureError:

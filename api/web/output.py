@@ -44,7 +44,8 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
             return result
         if shape is None:
             return Response(status=contract.status, headers={"Cache-Control": "no-store"})
-        return respond(result, shape, contract)
+        response = respond(result, shape, contract)
+        return response if contract.writes or contract.cache else conditional(response)
 
     return answered
 
@@ -78,13 +79,20 @@ def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contr
     else:
         shaped = shape(result)
     body = orjson.dumps(shaped)
-    headers = {"Cache-Control": "no-store" if contract.writes else "private, no-cache", "Vary": "Authorization"}
+    headers = {
+        "Cache-Control": "no-store" if contract.writes else "private, no-cache",
+        "Vary": "Authorization, Accept-Encoding" if contract.cache else "Authorization",
+    }
     if tag := _etag(shaped, body, contract):
         headers["ETag"] = tag
     if contract.location:
         headers["Location"] = f"{request.path.rstrip('/')}/{shaped['id']}"
-    response = Answer(body, contract.status, headers, content_type="application/json")
-    if not contract.writes and "HTTP_IF_NONE_MATCH" in request.environ:
+    return Answer(body, contract.status, headers, content_type="application/json")
+
+
+def conditional(response: Response) -> Response:
+    """Return 304 instead, if the client has this answer (RFC 9110, 13.1.2)."""
+    if "HTTP_IF_NONE_MATCH" in request.environ:
         response.make_conditional(request.environ)
     return response
 

@@ -1,0 +1,94 @@
+"""Answers repeated GETs in front of Flask: the same path and query as before, and nothing has changed since.
+
+It checks what the corridor would check, in one statement: the session lives, its user may, and the generations are
+those of the kept answer. Whatever it is not sure of it leaves to Flask, which then also says what is wrong.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+from flask import Flask
+from sqlalchemy.exc import DBAPIError
+
+from api import db, sqlite
+from api.answers import Answers, Kept
+from api.observe import FACTS
+from api.statements import Row, Statement
+from api.web import cache, guard
+from api.web.cache import Place
+
+PLACES = 10_000  # how many pairs of path and query are remembered
+QUERY_CHARACTERS = 200  # longer queries are not asked often enough
+STATUS = {200: "200 OK", 304: "304 NOT MODIFIED"}
+HIT = ("Cache-Status", f"walnut; {cache.HIT}")
+
+Environ = dict[str, Any]
+Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+def init_app(app: Flask) -> None:
+    """Stand in front of the app."""
+    app.wsgi_app = Edge(app)  # type: ignore[method-assign]
+
+
+class Edge:
+    """WSGI: answers what it has, remembers where it could have."""
+
+    def __init__(self, app: Flask) -> None:
+        self.wsgi_app: Wsgi = app.wsgi_app
+        self._database: db.Database = app.extensions["database"]
+        self._answers: Answers = app.extensions["answers"]
+        self._key: str = app.config["JWT_SECRET_KEY"]
+        self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer one request."""
+        if environ["REQUEST_METHOD"] != "GET":
+            return self.wsgi_app(environ, start_response)
+        where = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+        place = self._places.get(where)
+        if place is not None and (kept := self._kept(environ, place)) is not None:
+            status, headers, body = cache.rendered(kept, environ)
+            start_response(STATUS[status], [*headers, HIT])
+            return (body,)
+        found = self.wsgi_app(environ, start_response)
+        if place is None and cache.PLACE in environ and len(where[1]) <= QUERY_CHARACTERS:
+            self._remember(where, environ[cache.PLACE])
+        return found
+
+    def _kept(self, environ: Environ, place: Place) -> Kept | None:
+        """Return the answer that this request would get from the corridor, if that is certain."""
+        token = guard.remembered(environ.get("HTTP_AUTHORIZATION", ""), self._key)
+        if token is None or cache.refuses_kept(environ):
+            return None
+        caller = self._caller(token, place)
+        if caller is None or not guard.may(caller, place.permission):
+            return None
+        reader = None if place.shared else caller["id"]
+        kept = self._answers.here(
+            cache.key_of(place.stem, reader, [caller[name] for name in cache.labels(place.names)])
+        )
+        if kept is not None:
+            environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
+        return kept
+
+    def _caller(self, token: guard.Token, place: Place) -> Row | None:
+        """Return who is calling, and the generations, as one statement sees them; None if the database is busy."""
+        with db.Reading(self._database, snapshot=False) as conn:
+            try:
+                question = _question(place.names)
+                return question.first(conn, sid=token.session_id, sub=token.user_id, now=db.now())
+            except (DBAPIError, sqlite.driver.Error):
+                return None
+
+    def _remember(self, where: tuple[str, str], place: Place) -> None:
+        self._places[where] = place
+        if len(self._places) > PLACES:
+            self._places.popitem(last=False)
+
+
+@lru_cache(maxsize=64)
+def _question(names: tuple[str, ...]) -> Statement:
+    return Statement(guard.CALLER_QUERY.add_columns(*cache.numbers_of(names)))
