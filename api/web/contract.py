@@ -21,7 +21,7 @@ class Contract:
     status: int = 200
     location: bool = False  # says where the new thing is
     conditional: bool = False  # honours If-Match
-    limit: str = "default"  # the name of its rate limit
+    limit: str | None = "default"  # the name of its rate limit; None: it has none
     cache: tuple[str, ...] = ()  # the generations that a kept answer depends on
     idempotent: bool = False  # honours Idempotency-Key
     audit: str | None = None  # the action, "task.created"
