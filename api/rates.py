@@ -2,7 +2,7 @@
 
 What is counted for one caller is two whole numbers, `level` and `at`, so that every storage can keep it and all of them
 come to the same end. Times are in microseconds since 1970. Each kind says what a request makes of the two (`take`),
-and what that means to the caller (`verdict`). api/limits/in_redis.py says `take` once more, in Lua.
+and what that means to the caller (`verdict`). api/counting/in_redis.py says `take` once more, in Lua.
 """
 
 import re
@@ -14,6 +14,7 @@ import limits
 
 SECOND = 1_000_000
 EXACT = 2**53  # whole numbers up to here are exact in Lua, which has nothing but floating point
+CENTURY = 100 * 365 * 86400  # in seconds: longer than this nobody is counted, so that times stay exact too
 
 BUCKET = re.compile(r"(token|leaky)-bucket ([1-9]\d*) (refill|leak) (\d+(?:\.\d+)?)/s")
 WINDOW = re.compile(r"[1-9]\d* ?(per|/) ?([1-9]\d* ?)?(second|minute|hour|day|month|year)s?")
@@ -86,7 +87,7 @@ class Bucket(Limit):
         self.horizon = -(-self.full // self.drain)  # how long a full one takes to drain, in microseconds
         self.numbers = (self.unit, self.drain, self.full, self.horizon)
         self.window = max(1, -(-self.full // (self.drain * SECOND)))
-        if self.full + self.unit + self.drain > EXACT:
+        if self.full + self.unit + self.drain > EXACT or self.window > CENTURY:
             raise ValueError("is too large to be counted exactly")
 
     def take(self, count: Count, now: int, cost: int = 1) -> Taken:
@@ -187,6 +188,6 @@ def parse(text: str) -> Limit:
             return Bucket(text, int(capacity), Fraction(rate))
     if WINDOW.fullmatch(text):
         item = limits.parse(text)
-        if item.amount * SECOND <= EXACT and item.get_expiry() * SECOND <= EXACT:
+        if item.amount <= EXACT and item.get_expiry() <= CENTURY:
             return Window(text, item.amount, item.get_expiry())
     raise ValueError("is no limit")

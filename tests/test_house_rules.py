@@ -21,7 +21,7 @@ FLOORS = [
     {"settings", "sqlite"},
     {"group_commit"},
     {"db", "observe", "store"},
-    {"migrations", "checkpoints", "limits"},
+    {"migrations", "checkpoints", "counting"},
     {"web"},
     {"users"},
     {"a room"},

@@ -1,4 +1,4 @@
-"""How often a caller may knock. The counting is in api/limits; here is who is counted, and what he is told.
+"""How often a caller may knock. The counting is in api/counting; here is who is counted, and what he is told.
 
 Counted is the user of a valid token, otherwise the address: never a header that the client may choose. Behind proxies
 that are trusted, ProxyFix has put the client's address into REMOTE_ADDR before anything of ours is asked.
@@ -15,11 +15,11 @@ from flask import Flask, current_app, request
 from flask_limiter import Limiter
 
 from api import rates
+from api.counting.counter import SCHEME, STRATEGY, Counter, Strategy
+from api.counting.in_memory import InMemory
+from api.counting.in_redis import InRedis
+from api.counting.in_sqlite import InSQLite
 from api.errors import TooManyRequests
-from api.limits.counter import SCHEME, STRATEGY, Counter, Strategy
-from api.limits.in_memory import InMemory
-from api.limits.in_redis import InRedis
-from api.limits.in_sqlite import InSQLite
 from api.rates import SECOND, Backoff, Limit, Verdict
 from api.settings import Settings
 from api.store import Store

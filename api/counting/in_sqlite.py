@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from api import sqlite
-from api.limits.in_memory import microseconds, worse
+from api.counting.in_memory import microseconds, worse
 from api.rates import Count, Limit, Verdict
 
 PATIENCE_SECONDS = 1.0
