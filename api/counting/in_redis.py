@@ -14,6 +14,8 @@ from api.store import Store
 
 REMEMBERED = 10_000  # callers whose last count this process remembers, for the day that Redis is gone
 
+SPARE = 10_000  # milliseconds that a count is kept for longer than it need be: clocks are not all the same
+
 BEGIN = """
 local now, cost, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 if now == 0 then
@@ -29,8 +31,8 @@ end
 """
 END = """
 if allowed and keep then
-    local milliseconds = math.max(1, math.ceil(lasts / 1000))
-    redis.call('SET', KEYS[1], string.format('%.0f %.0f', level, at), 'PX', string.format('%.0f', milliseconds))
+    local milliseconds = string.format('%.0f', math.ceil(lasts / 1000) + SPARE)
+    redis.call('SET', KEYS[1], string.format('%.0f %.0f', level, at), 'PX', milliseconds)
 end
 return {allowed and 1 or 0, level, at, now}
 """
@@ -88,7 +90,9 @@ class InRedis:
         """Take a clock for tests. One that says 0 means Redis' own."""
         self._store = store
         self._clock = clock
-        self._scripts = {kind: Script(BEGIN + script + END) for kind, script in KINDS.items()}
+        self._scripts = {
+            kind: Script(BEGIN + script + END.replace("SPARE", str(SPARE))) for kind, script in KINDS.items()
+        }
         self.seen: dict[str, Count] = {}
 
     def take(self, key: str, limit: Limit, cost: int = 1, *, keep: bool = True) -> Verdict | None:
