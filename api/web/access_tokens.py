@@ -7,7 +7,7 @@ corridor. Whether its session still lives is the guard's question, to the databa
 import time
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from flask import Flask, current_app, request
 from flask_jwt_extended import JWTManager, create_access_token, decode_token
@@ -20,6 +20,7 @@ from api.settings import Settings
 ISSUER = AUDIENCE = "walnut"
 CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 MANY = 10_000
+SEEN = "walnut.token"  # in the WSGI environment: limits and guard both ask
 
 _ended: set[str] = set()  # sessions that the guard found ended: whoever still shows their tokens is nobody
 
@@ -62,9 +63,12 @@ def bearer() -> str:
 
 def presented() -> Token:
     """Return the token that the request carries. Raises Unauthenticated if there is none, or it is not good."""
+    if (seen := request.environ.get(SEEN)) is not None:
+        return cast(Token, seen)
     token = _verified(bearer(), current_app.config["JWT_SECRET_KEY"])
     if token.expires_at <= time.time():
         raise _expired()
+    request.environ[SEEN] = token
     return token
 
 
