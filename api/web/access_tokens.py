@@ -19,6 +19,7 @@ from api.settings import Settings
 
 ISSUER = AUDIENCE = "walnut"
 CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
+SIGN_IN = "Sign in first (POST /api/v1/auth/login), and send the access token as 'Authorization: Bearer TOKEN'."
 MANY = 10_000
 SEEN = "walnut.token"  # in the WSGI environment: limits and guard both ask
 
@@ -53,11 +54,11 @@ def access_token(user_id: str, session_id: str) -> str:
     return token
 
 
-def bearer() -> str:
-    """Return the token of the Authorization header. Raises Unauthenticated if there is none."""
+def bearer(otherwise: str = SIGN_IN) -> str:
+    """Return the token of the Authorization header. Raises Unauthenticated, saying `otherwise`, if there is none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("Sign in first, and send the access token as 'Authorization: Bearer TOKEN'.")
+        raise Unauthenticated(otherwise)
     return token.strip()
 
 
