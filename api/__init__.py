@@ -11,7 +11,7 @@ from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
-from api.web import contract, edge, guard, headers, pages, problems, resource, swagger
+from api.web import access_tokens, contract, edge, headers, limits, pages, problems, resource, swagger
 from api.web.app import App
 
 
@@ -22,7 +22,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = contract.MAX_BODY + 1  # one more than it takes, to see that it is too much
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.extensions["settings"] = given
-    for part in (db, store, answers, guard, passwords):
+    for part in (db, store, answers, access_tokens, limits, passwords):
         part.init_app(app, given)
     resource.mount(app, auth, users, tasks, ops)
     resource.mount_at_root(app, ops)

@@ -86,6 +86,16 @@ class UnsupportedMediaType(Refusal):
     code = "unsupported_media_type"
 
 
+class TooManyRequests(Refusal):
+    """More requests than `policy`, the name of a limit, lets through."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, policy: str = "default", **more: Any) -> None:
+        super().__init__(detail, **more)
+        self.policy = policy
+
+
 class Unavailable(Refusal):
     """Not now: something below is busy, full or broken. Nothing was changed."""
 

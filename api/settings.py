@@ -18,11 +18,9 @@ from urllib.parse import urlsplit
 from environs import EnvError, EnvValidationError, FileAwareEnv, ValidationError, validate
 from sqlalchemy import URL, make_url
 
+from api import rates
+
 SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
-LIMIT = re.compile(
-    r"(token-bucket [1-9]\d* refill|leaky-bucket [1-9]\d* leak) (?=[\d.]*[1-9])\d+(\.\d+)?/s"
-    r"|[1-9]\d* ?(per|/) ?([1-9]\d* ?)?(second|minute|hour|day|month|year)s?"
-)
 
 
 class SettingsError(Exception):
@@ -36,10 +34,11 @@ def _setting(default: Any, explanation: str, *rules: Callable[[Any], Any], kind:
 
 
 def _limit(text: str) -> None:
-    if not LIMIT.fullmatch(text):
-        raise ValidationError(
-            "Write 'token-bucket CAPACITY refill N/s', 'leaky-bucket CAPACITY leak N/s' or '100 per 15 minutes'."
-        )
+    try:
+        rates.parse(text)
+    except ValueError as error:
+        forms = "'token-bucket CAPACITY refill N/s', 'leaky-bucket CAPACITY leak N/s' or '100 per 15 minutes'"
+        raise ValidationError(f"{text!r} {error}. Write {forms}.") from None
 
 
 def _scheme(*schemes: str) -> Callable[[str], None]:

@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from api.errors import Unauthenticated
-from api.web import guard
+from api.web import access_tokens, guard
 from tests.conftest import Caller, assert_problem, execute, sign_in, sign_up
 
 MISSING = 'Bearer realm="walnut"'
@@ -44,7 +44,7 @@ def without_signature(claims, algorithm):
 def test_a_good_token_is_let_in(app, admin, claims, secret):
     assert admin("GET", "/users/me").status_code == 200
     assert Caller(app, signed(claims, secret))("GET", "/users/me").json["username"] == "root"
-    assert set(guard.CLAIMS) <= set(claims)
+    assert set(access_tokens.CLAIMS) <= set(claims)
     assert claims["exp"] - claims["iat"] == 900
 
 
@@ -144,7 +144,7 @@ def test_only_one_algorithm_is_taken(app, claims, secret, algorithm):
     refused(app, signed(claims, secret, algorithm))
 
 
-@pytest.mark.parametrize("claim", guard.CLAIMS)
+@pytest.mark.parametrize("claim", access_tokens.CLAIMS)
 def test_every_claim_is_required(app, claims, secret, claim):
     del claims[claim]
     refused(app, signed(claims, secret))
@@ -260,9 +260,9 @@ def test_every_route_but_the_public_ones_wants_a_token(app, anyone):
 
 def test_the_token_of_the_header(app):
     with app.test_request_context(headers={"Authorization": "Bearer  abc "}):
-        assert guard.bearer() == "abc"
+        assert access_tokens.bearer() == "abc"
     with app.test_request_context(), pytest.raises(Unauthenticated):
-        guard.bearer()
+        access_tokens.bearer()
 
 
 def test_nobody_acts_where_nobody_is_signed_in(app):

@@ -4,7 +4,7 @@ import pytest
 
 from api import sqlite
 from api.tasks import queries
-from tests.conftest import Caller, assert_problem, ended, execute, rows, start_python
+from tests.conftest import NO_LIMITS, Caller, assert_problem, ended, execute, rows, start_python
 
 REQUESTS = """
 from gevent import monkey
@@ -80,7 +80,7 @@ def fault(app, monkeypatch):
 
 def test_no_greenlet_gives_way_while_its_request_holds_the_write_lock(tmp_path):
     """Hashing, logging and the rest of a request happen before or after, never inside."""
-    variables = {"APP_ENV": "testing", "INSTANCE_PATH": str(tmp_path)}
+    variables = NO_LIMITS | {"APP_ENV": "testing", "INSTANCE_PATH": str(tmp_path)}
     first, total = ended(start_python(REQUESTS, **variables)).splitlines()
     switches, commits, *statuses = map(int, first.split())
     assert switches == 0

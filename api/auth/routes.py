@@ -10,8 +10,9 @@ from api.auth import passwords, tokens
 from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, TokensOut
 from api.errors import Conflict, Forbidden, Unauthenticated
 from api.users import queries
+from api.users.names import folded
 from api.users.schemas import UserOut
-from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller
+from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller, forgive, slow_down
 
 auth = Resource("auth", __name__)
 NO_ADMIN = (
@@ -28,10 +29,13 @@ def hash_first(body: dict[str, Any]) -> dict[str, Any]:
 
 def check_first(body: dict[str, Any]) -> dict[str, Any]:
     """Check address and password before the transaction opens. Who does not exist takes as long as who does."""
+    account = folded(body["email"])
+    slow_down(account)
     with db.reading() as conn:
         user = queries.by_email(conn, body["email"])
     if not passwords.matches(body["password"], user["password_hash"] if user else None):
         raise Unauthenticated("The address or the password is not right.")
+    forgive(account)
     return {"user": user}
 
 

@@ -1,8 +1,10 @@
 """The corridor every request walks through on its way to a room, and all that a room may import from it."""
 
+from api.web.access_tokens import access_token, bearer
 from api.web.cache import clear_cache
 from api.web.fields import Timestamp, WholeNumber
-from api.web.guard import PUBLIC, ROLES, SIGNED_IN, access_token, actor, bearer, caller
+from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller
+from api.web.limits import forgive, slow_down
 from api.web.output import Page, unchanged_since
 from api.web.resource import Resource
 
@@ -19,5 +21,7 @@ __all__ = [
     "bearer",
     "caller",
     "clear_cache",
+    "forgive",
+    "slow_down",
     "unchanged_since",
 ]

@@ -41,6 +41,7 @@ class Place(NamedTuple):
     names: tuple[str, ...]
     shared: bool
     permission: str
+    limit: str | None
     route: str
 
 
@@ -54,7 +55,9 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
         if refuses_kept(request.environ):
             return _rendered(_made(view(**kwargs)), BYPASS)
         stem = stem_of(request.path, kwargs)
-        request.environ[PLACE] = Place(stem, contract.cache, contract.shared, contract.allow, str(request.url_rule))
+        request.environ[PLACE] = Place(
+            stem, contract.cache, contract.shared, contract.allow, contract.limit, str(request.url_rule)
+        )
         key = key_of(stem, actor() if not contract.shared else None, current(g.conn, contract.cache))
         kept, found = answers().get_or_make(key, lambda: _made(view(**kwargs)))
         return _rendered(kept, HIT if found else MISS)

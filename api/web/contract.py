@@ -24,7 +24,7 @@ class Contract:
     status: int = 200
     location: bool = False  # says where the new thing is
     conditional: bool = False  # honours If-Match
-    limit: str = "default"  # the name of its rate limit
+    limit: str | None = "default"  # the name of its rate limit; None: it has none
     cache: tuple[str, ...] = ()  # the generations that a kept answer depends on; none: it is not kept
     shared: bool = False  # the answer is the same for everyone who may have it, so it is kept once for all
     idempotent: bool = False  # honours Idempotency-Key

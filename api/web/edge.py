@@ -1,9 +1,10 @@
 """Answers repeated GETs in front of Flask: the same path and query as before, and nothing has changed since.
 
-It checks what the corridor would check, in one statement: the session lives, its user may, and the generations are
-those of the kept answer. Whatever it is not sure of it leaves to Flask, which then also says what is wrong.
+It checks what the corridor would check: in one statement that the session lives, its user may, and the generations are
+those of the kept answer; then the limit. Whatever it is not sure of it leaves to Flask, which also says what is wrong.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -14,12 +15,15 @@ from sqlalchemy.exc import DBAPIError
 
 from api import db, sqlite
 from api.answers import Answers, Kept
+from api.counting.counter import Counter
+from api.errors import Unavailable
 from api.observe import FACTS
 from api.statements import Row, Statement
-from api.web import cache, guard
+from api.web import access_tokens, cache, guard, headers, limits
+from api.web.access_tokens import Token
 from api.web.cache import Place
 
-PLACES = 10_000  # how many pairs of path and query are remembered
+MANY = 10_000  # how many pairs of path and query, and how many tokens, are remembered
 QUERY_CHARACTERS = 200  # longer queries are not asked often enough
 STATUS = {200: "200 OK", 304: "304 NOT MODIFIED"}
 HIT = ("Cache-Status", f"walnut; {cache.HIT}")
@@ -40,8 +44,9 @@ class Edge:
         self.wsgi_app: Wsgi = app.wsgi_app
         self._database: db.Database = app.extensions["database"]
         self._answers: Answers = app.extensions["answers"]
-        self._key: str = app.config["JWT_SECRET_KEY"]
+        self._limits: Counter = app.extensions["limits"]
         self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
+        self._tokens: OrderedDict[str, Token] = OrderedDict()  # by the header that showed them, as the guard saw them
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
@@ -54,14 +59,15 @@ class Edge:
             start_response(STATUS[status], [*headers, HIT])
             return (body,)
         found = self.wsgi_app(environ, start_response)
-        if place is None and cache.PLACE in environ and len(where[1]) <= QUERY_CHARACTERS:
-            self._remember(where, environ[cache.PLACE])
+        if cache.PLACE in environ and len(where[1]) <= QUERY_CHARACTERS:
+            _remember(self._places, where, environ[cache.PLACE])
+            _remember(self._tokens, environ["HTTP_AUTHORIZATION"], environ[access_tokens.SEEN])
         return found
 
     def _kept(self, environ: Environ, place: Place) -> Kept | None:
         """Return the answer that this request would get from the corridor, if that is certain."""
-        token = guard.remembered(environ.get("HTTP_AUTHORIZATION", ""), self._key)
-        if token is None or cache.refuses_kept(environ):
+        token = self._tokens.get(environ.get("HTTP_AUTHORIZATION", ""))
+        if token is None or token.expires_at <= time.time() or cache.refuses_kept(environ):
             return None
         caller = self._caller(token, place)
         if caller is None or not guard.may(caller, place.permission):
@@ -70,11 +76,26 @@ class Edge:
         kept = self._answers.here(
             cache.key_of(place.stem, reader, [caller[name] for name in cache.labels(place.names)])
         )
-        if kept is not None:
-            environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
+        if kept is None or not self._within_limit(environ, place.limit, caller["id"]):
+            return None
+        environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
         return kept
 
-    def _caller(self, token: guard.Token, place: Place) -> Row | None:
+    def _within_limit(self, environ: Environ, name: str | None, user_id: str) -> bool:
+        """Count the request, once: who is over his limit, or cannot be counted, is told so by Flask."""
+        if name is None:
+            return True
+        try:
+            verdict = environ[limits.VERDICT] = self._limits.count(name, limits.as_user(user_id))
+        except Unavailable:
+            return False
+        if verdict is None:
+            return True
+        if verdict.allowed:
+            headers.add_to(environ, *limits.described(name, self._limits.limits[name], verdict))
+        return verdict.allowed
+
+    def _caller(self, token: Token, place: Place) -> Row | None:
         """Return who is calling, and the generations, as one statement sees them; None if the database is busy."""
         with db.Reading(self._database, snapshot=False) as conn:
             try:
@@ -83,10 +104,11 @@ class Edge:
             except (DBAPIError, sqlite.driver.Error):
                 return None
 
-    def _remember(self, where: tuple[str, str], place: Place) -> None:
-        self._places[where] = place
-        if len(self._places) > PLACES:
-            self._places.popitem(last=False)
+
+def _remember(there: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    there[key] = value
+    if len(there) > MANY:
+        there.popitem(last=False)
 
 
 @lru_cache(maxsize=64)

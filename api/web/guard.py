@@ -1,28 +1,22 @@
 """Who is calling, and may they. What no route allows, is denied.
 
-A verified token is remembered until it expires, because checking its signature costs more than the rest of the
-corridor. Whether its session still lives, and what its user may do, is read from the database on every request.
+Whether the session of a token still lives, and what its user may do, is read from the database on every request.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from datetime import timedelta
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
-from flask import Flask, current_app, g, request
-from flask_jwt_extended import JWTManager, create_access_token, decode_token
-from flask_jwt_extended.exceptions import JWTExtendedException
-from jwt import ExpiredSignatureError, PyJWTError
+from flask import g
 from sqlalchemy import Connection, bindparam, select
 
 from api import db, sqlite
 from api.errors import Forbidden, Unauthenticated
 from api.observe import note
-from api.settings import Settings
 from api.statements import Row, Statement
 from api.tables import sessions, users
+from api.web.access_tokens import Token, presented, remember_alive, remember_ended
 from api.web.contract import Contract
 
 PUBLIC = "public"  # anybody
@@ -34,10 +28,7 @@ PERMISSIONS = {
 ROLES = tuple(sorted(PERMISSIONS))
 ALLOWABLE = PERMISSIONS["admin"] | {PUBLIC}
 
-ISSUER = AUDIENCE = "walnut"
-SIGN_IN = "Sign in first (POST /api/v1/auth/login), and send the access token as 'Authorization: Bearer TOKEN'."
 AT_ONCE_SECONDS = 0.005  # a write that follows its check so soon came before whatever ended the session meanwhile
-CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 
 CALLER_QUERY = (
     select(users.c.id, users.c.username, users.c.role, users.c.active, sessions.c.id.label("session_id"))
@@ -50,32 +41,6 @@ CALLER_QUERY = (
     )
 )
 CALLER = Statement(CALLER_QUERY)
-TOKENS = 10_000  # how many verified ones are remembered
-
-
-class Token(NamedTuple):
-    """What an access token says, once its signature is checked. `expires_at` is in seconds since 1970."""
-
-    user_id: str
-    session_id: str
-    expires_at: float
-
-
-_VERIFIED: OrderedDict[tuple[str, str], Token] = OrderedDict()  # by the token and the key it was verified with
-
-
-def init_app(app: Flask, settings: Settings) -> None:
-    """Configure flask-jwt-extended: one algorithm, every claim required."""
-    app.config.update(
-        JWT_SECRET_KEY=settings.jwt_secret,
-        JWT_ALGORITHM="HS256",
-        JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=settings.access_token_ttl),
-        JWT_ENCODE_ISSUER=ISSUER,
-        JWT_DECODE_ISSUER=ISSUER,
-        JWT_ENCODE_AUDIENCE=AUDIENCE,
-        JWT_DECODE_AUDIENCE=AUDIENCE,
-    )
-    JWTManager(app)
 
 
 def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
@@ -85,14 +50,14 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
 
     @wraps(view)
     def guarded(**kwargs: Any) -> Any:
-        token = _token()
+        token = presented()
         with db.reading(snapshot=False) as conn:
             sqlite.patiently(lambda: _let_in(conn, token, contract.allow))
         return view(**kwargs)
 
     @wraps(view)
     def guarded_read(**kwargs: Any) -> Any:
-        token = _token()
+        token = presented()
         with db.reading() as g.conn:  # one snapshot: what the caller may see, and what he sees
             _let_in(g.conn, token, contract.allow)
             return view(**kwargs)
@@ -103,7 +68,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
 def check_again(conn: Connection, permission: str) -> None:
     """Check inside a write's transaction: the session may have ended while the body or the lock was waited for."""
     if permission != PUBLIC and time.monotonic() - g.let_in_at > AT_ONCE_SECONDS:
-        _let_in(conn, _token(), permission)
+        _let_in(conn, presented(), permission)
 
 
 def caller() -> Row:
@@ -118,75 +83,19 @@ def actor() -> str | None:
     return found["id"] if found else None
 
 
-def access_token(user_id: str, session_id: str) -> str:
-    """Return a signed access token for a session (RFC 9068 in all but its media type)."""
-    token: str = create_access_token(user_id, additional_claims={"sid": session_id})
-    return token
-
-
-def bearer(otherwise: str = SIGN_IN) -> str:
-    """Return the token of the Authorization header. Raises Unauthenticated, saying `otherwise`, if there is none."""
-    token = _bearer(request.headers.get("Authorization", ""))
-    if not token:
-        raise Unauthenticated(otherwise)
-    return token
-
-
-def remembered(authorization: str, key: str) -> Token | None:
-    """Return the token of an Authorization header, if it was verified with this key before and has not expired."""
-    found = _VERIFIED.get((_bearer(authorization), key))
-    return found if found and found.expires_at > time.time() else None
-
-
 def may(caller: Row, permission: str) -> bool:
     """Tell whether a caller, as CALLER finds one, may do this."""
     return caller["active"] and permission in PERMISSIONS.get(caller["role"], ())
-
-
-def _bearer(authorization: str) -> str:
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _token() -> Token:
-    """Return the caller's token. Its signature and claims are checked once; the key is part of what is remembered."""
-    given = bearer(), current_app.config["JWT_SECRET_KEY"]
-    token = _VERIFIED.get(given)
-    if token is None:
-        token = _VERIFIED[given] = _verified(given[0])
-        if len(_VERIFIED) > TOKENS:
-            _VERIFIED.popitem(last=False)
-    if token.expires_at <= time.time():
-        raise _expired()
-    return token
 
 
 def _let_in(conn: Connection, token: Token, permission: str) -> None:
     """Remember who is calling. Raises Unauthenticated or Forbidden if that is nobody who may."""
     found = CALLER.first(conn, sid=token.session_id, sub=token.user_id, now=db.now())
     if found is None or not found["active"]:
+        remember_ended(token.session_id)
         raise Unauthenticated("This session has ended. Sign in again.", reason="invalid_token")
+    remember_alive(token.session_id)
     g.caller, g.let_in_at = found, time.monotonic()
     note(user_id=found["id"])
     if not may(found, permission):
         raise Forbidden(f"This needs the permission {permission}, which the role {found['role']} does not have.")
-
-
-def _verified(token: str) -> Token:
-    try:
-        claims = decode_token(token)
-    except ExpiredSignatureError:
-        raise _expired() from None
-    except (JWTExtendedException, PyJWTError, ValueError):
-        raise _invalid() from None
-    if any(claims.get(name) is None for name in CLAIMS) or claims.get("type") != "access":
-        raise _invalid()
-    return Token(str(claims["sub"]), str(claims["sid"]), float(claims["exp"]))
-
-
-def _expired() -> Unauthenticated:
-    return Unauthenticated("The access token has expired. Refresh it, or sign in again.", reason="invalid_token")
-
-
-def _invalid() -> Unauthenticated:
-    return Unauthenticated("The access token is not one of ours. Sign in again.", reason="invalid_token")

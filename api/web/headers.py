@@ -25,7 +25,12 @@ ADDED = "walnut.headers"  # what the steps of the corridor say beside the answer
 
 def add(*headers: tuple[str, str]) -> None:
     """Let the answer to the current request carry these headers, whoever makes it: a view, a problem or a cache."""
-    request.environ.setdefault(ADDED, []).extend(headers)
+    add_to(request.environ, *headers)
+
+
+def add_to(environ: dict[str, Any], *headers: tuple[str, str]) -> None:
+    """Let the answer to a request that Flask may not see carry these headers."""
+    environ.setdefault(ADDED, []).extend(headers)
 
 
 def init_app(app: Flask) -> None:

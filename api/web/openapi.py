@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from api.version import __version__
-from api.web import problems
+from api.web import limits, problems
 from api.web.contract import Contract
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, SIGNED_IN
@@ -22,7 +22,8 @@ DESCRIPTION = """Accounts, roles and tasks. One request, one commit: what you ar
 To try it: **register**, **login**, copy the `access_token`, press **Authorize** and paste it.
 
 Errors are `application/problem+json` (RFC 9457). Request bodies may use camelCase too. Every answer carries
-`X-Request-ID`, which is also in the server's log, and `X-Served-By`, the replica and process that made it."""
+`X-Request-ID`, which is also in the server's log, and `X-Served-By`, the replica and process that made it; where
+requests are counted, `RateLimit-Policy` and `RateLimit` say how many are left."""
 PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
@@ -34,6 +35,7 @@ PROBLEM = {
         "instance": {"type": "string", "description": "The path that was asked for."},
         "code": {"type": "string", "description": "The same for every problem of its kind."},
         "request_id": {"type": "string", "description": "The server's log has it too."},
+        "violated-policies": {"type": "array", "items": {"type": "string"}, "description": "With 429: which limit."},
         "errors": {
             "type": "array",
             "items": {
@@ -52,7 +54,9 @@ HEADERS: dict[str, Any] = {
     "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "How to sign in (RFC 6750).", "schema": {"type": "string"}},
+    **limits.HEADERS,
 }
+REFUSED_WITH = {304: ["ETag"], 401: ["WWW-Authenticate"], 429: ["Retry-After", *limits.HEADERS], 503: ["Retry-After"]}
 
 
 def document(app: Flask, version: int) -> dict[str, Any]:
@@ -162,7 +166,7 @@ def _page(contract: Contract) -> dict[str, Any]:
 
 def _refusals(rule: Rule, contract: Contract) -> list[int]:
     """Return the statuses a contract implies, beside its success."""
-    found = {503, *contract.problems}
+    found = {503, *contract.problems} | ({429} if contract.limit else set())
     if contract.allow != PUBLIC:
         found |= {401} | ({403} if contract.allow != SIGNED_IN else set())
     if contract.body:
@@ -182,8 +186,8 @@ def _refusal(status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if status != HTTPStatus.NOT_MODIFIED:
         answer["content"] = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    if name := {304: "ETag", 401: "WWW-Authenticate", 503: "Retry-After"}.get(status):
-        answer["headers"] = {name: HEADERS[name]}
+    if names := REFUSED_WITH.get(status):
+        answer["headers"] = {name: HEADERS[name] for name in names}
     return answer
 
 

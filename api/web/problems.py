@@ -23,9 +23,12 @@ STATUS = {
     errors.TooLarge.code: 413,
     errors.UnsupportedMediaType.code: 415,
     errors.Invalid.code: 422,
+    errors.TooManyRequests.code: 429,
     errors.Unavailable.code: 503,
 }
 CODES = {status: code for code, status in STATUS.items()}
+# draft-ietf-httpapi-ratelimit-headers-10, 6.1: a type that clients know from elsewhere too.
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 DETAILS = {
     404: "There is nothing at this address. Ids are lower-case UUIDs; /api-docs lists the addresses.",
     405: "This address does not know that method. The header Allow lists those it knows.",
@@ -44,7 +47,7 @@ def init_app(app: Flask) -> None:
 
 def refused(error: errors.Refusal) -> Response:
     """Answer what the domain refuses."""
-    response = problem(STATUS[error.code], error.code, error.detail, error.fields)
+    response = problem(STATUS[error.code], error.code, error.detail, error.fields, **_members(error))
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
@@ -69,7 +72,9 @@ def failed(error: Exception) -> Response:
     return problem(500, "internal_server_error", "Something went wrong here. The log has it under this request_id.")
 
 
-def problem(status: int, code: str, detail: str, fields: list[tuple[str, str]] | None = None) -> Response:
+def problem(
+    status: int, code: str, detail: str, fields: list[tuple[str, str]] | None = None, **members: Any
+) -> Response:
     """Return a problem as a response. `fields` are pairs of a JSON pointer and what is wrong there."""
     note(code=code)
     body: dict[str, Any] = {
@@ -80,10 +85,18 @@ def problem(status: int, code: str, detail: str, fields: list[tuple[str, str]] |
         "instance": request.path,
         "code": code,
         "request_id": request_id(),
+        **members,
     }
     if fields:
         body["errors"] = [{"pointer": pointer, "detail": text} for pointer, text in fields]
     return Response(orjson.dumps(body), status, {"Cache-Control": "no-store"}, content_type=MEDIA_TYPE)
+
+
+def _members(error: errors.Refusal) -> dict[str, Any]:
+    """Return what a kind of problem has beside, or instead of, what all have."""
+    if isinstance(error, errors.TooManyRequests):
+        return {"type": QUOTA_EXCEEDED, "violated-policies": [error.policy]}
+    return {}
 
 
 def _challenge(error: errors.Unauthenticated) -> str:

@@ -100,12 +100,12 @@ def test_at_once_they_share_syncs_and_still_each_is_on_disk_before_its_answer(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
+    """A file system of 3 MB."""
     if os.geteuid() != 0:
         pytest.skip("mounts a file system, which only root may")
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], check=True)
     try:
         yield folder
     finally:
