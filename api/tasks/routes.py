@@ -16,7 +16,7 @@ tasks = Resource("tasks", __name__)
 @tasks.get("/tasks", query=TaskFilter(), returns=TaskOut(), many=True, allow="tasks:read", cache=("tasks",))
 def index(conn: Connection, query: dict[str, Any]) -> Any:
     """List tasks, the newest first unless `sort` says otherwise."""
-    return queries.page(conn, **query)
+    return queries.find(conn, **query)
 
 
 @tasks.post("/tasks", body=TaskIn(), returns=TaskOut(), status=201, location=True, allow="tasks:write",

@@ -2,14 +2,15 @@
 
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, ROLES, SIGNED_IN, access_token, actor, bearer, caller
-from api.web.output import Page, unchanged_since
+from api.web.lists import Listing
+from api.web.output import unchanged_since
 from api.web.resource import Resource
 
 __all__ = [
     "PUBLIC",
     "ROLES",
     "SIGNED_IN",
-    "Page",
+    "Listing",
     "Resource",
     "Timestamp",
     "WholeNumber",
