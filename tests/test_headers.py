@@ -177,7 +177,8 @@ def test_an_unknown_media_type_is_told_what_would_be_taken(admin):
 # ---- every answer
 
 SENT = [*(("GET", path) for path in ADDRESSES), ("OPTIONS", "/api/tasks"), ("BREW", "/api/v1/tasks"),
-        ("POST", "/api/tasks"), ("GET", f"/api/tasks/{NOBODY}"), ("GET", "/api-docs/index.html"), ("GET", "/apidocs/index.html")]  # fmt: skip
+        ("POST", "/api/tasks"), ("GET", f"/api/tasks/{NOBODY}"), ("GET", "/api-docs/index.html"),
+        ("GET", "/apidocs/index.html")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "path"), SENT)
