@@ -1,7 +1,7 @@
 """Lets pages of the origins in CORS_ORIGINS call from a browser, and nobody else's (https://fetch.spec.whatwg.org).
 
 A layer of its own, because it must reach every answer: those of views, problems, files, and what other layers answer
-before Flask. See docs/decisions/0014-cors.md.
+before Flask. See docs/decisions/0014-cors-and-http.md.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ TAKEN = (
     *("X-API-Version", "X-Request-ID", "traceparent", "tracestate"),
 )
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-MAX_AGE = 7200  # seconds; no browser remembers a preflight for longer than Chromium's two hours but Firefox
+MAX_AGE = 7200  # seconds a preflight may be remembered: the most that Chromium does
 
 EXPOSE = ("Access-Control-Expose-Headers", ", ".join(EXPOSED))
 PREFLIGHT = [
