@@ -11,7 +11,19 @@ from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
-from api.web import access_tokens, contract, edge, headers, limits, pages, problems, resource, swagger
+from api.web import (
+    access_tokens,
+    contract,
+    cors,
+    edge,
+    headers,
+    limits,
+    pages,
+    problems,
+    resource,
+    swagger,
+    versions,
+)
 from api.web.app import App
 
 
@@ -26,9 +38,10 @@ def create_app(configuration: Settings | None = None) -> Flask:
         part.init_app(app, given)
     resource.mount(app, auth, users, tasks, ops)
     resource.mount_at_root(app, ops)
-    for page in (pages, swagger, problems, edge, headers):
+    for page in (pages, swagger, problems):
         page.init_app(app)
-    observe.init_app(app, given)
+    for layer in (edge, versions, cors, headers, observe):  # WSGI: the last one is the first to see a request
+        layer.init_app(app, given)
     if hops := given.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     for command in cli.COMMANDS:

@@ -68,6 +68,12 @@ class PreconditionFailed(Refusal):
     code = "precondition_failed"
 
 
+class NotAcceptable(Refusal):
+    """There is nothing in a form that the caller would take."""
+
+    code = "not_acceptable"
+
+
 class TimedOut(Refusal):
     """The client took too long to say what it wants."""
 

@@ -1,6 +1,7 @@
 """The rules of the house, held against every module and every route."""
 
 import ast
+import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from api.settings import Settings
 from api.web import guard, resource
 from api.web.openapi import document
+from api.web.versions import VERSIONS
 from tests.conftest import PROJECT
 
 API = PROJECT / "api"
-FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.parts)
+FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.relative_to(API).parts)
 
 # Bottom to top: a module imports from floors below its own, and from its own room. What has no line here is a room.
 FLOORS = [
@@ -33,8 +35,9 @@ FLOORS = [
 ]
 # The corridor in walking order: a file imports only from those before it.
 CORRIDOR = [
-    *("app", "versions", "contract", "fields", "strict_json", "headers", "pages", "problems", "access_tokens"),
-    *("limits", "guard", "inputs", "cache", "transaction", "idempotency", "output", "audit"),
+    *("app", "headers", "cors", "versions", "contract", "fields", "strict_json", "conditional", "pages", "problems"),
+    *("access_tokens", "limits", "guard", "inputs", "cursors", "lists"),
+    *("cache", "transaction", "idempotency", "output", "audit"),
     *("resource", "openapi", "swagger", "edge", "__init__"),
 ]
 # Within a room: what a file is called says what it may lean on.
@@ -251,14 +254,16 @@ def test_every_module_has_its_tests():
 
 @pytest.fixture
 def routes(lasting_app, lasting_admin):
-    """Return every route with a contract, once, as (path without version, contract, view)."""
+    """Return every route with a contract, once for each version, as (path without version, contract, view)."""
     found = {}
     for rule in lasting_app.url_map.iter_rules():
         view = lasting_app.view_functions[rule.endpoint]
         if hasattr(view, "contract"):
-            found[re.sub(r"^/api/v\d+", "", rule.rule), rule.endpoint.partition(".")[2]] = (view.contract, view)
-    assert len(found) > 15
-    return [(path, contract, view) for (path, _), (contract, view) in found.items()]
+            path = re.sub(r"^/api/v\d+", "", rule.rule)
+            found[path, rule.endpoint.partition(".")[2], view.contract.version] = (view.contract, view)
+    assert {version for _, _, version in found} == set(VERSIONS)
+    assert len(found) > 15 * len(VERSIONS)
+    return [(path, contract, view) for (path, *_), (contract, view) in found.items()]
 
 
 def test_every_address_has_a_contract_or_is_known_to_have_none(lasting_app):
@@ -311,6 +316,32 @@ def test_no_route_declares_what_cannot_be_kept(routes):
         assert not contract.location or (contract.status == 201 and contract.returns), path
         assert (contract.status == 204) == (contract.returns is None), path
         assert not contract.many or contract.returns, path
+        assert contract.storable or not contract.cache, path
+        assert contract.version in contract.versions, path
+
+
+def test_every_list_is_asked_for_as_its_version_says(routes):
+    lists = [(path, contract) for path, contract, _ in routes if contract.many]
+    assert {contract.version for _, contract in lists} == set(VERSIONS)
+    for path, contract in lists:
+        fields = set(contract.query.fields)
+        assert ("page" in fields) == (contract.version == 1), path
+        assert ("cursor" in fields) == (contract.version > 1), path
+        assert {"limit", "sort"} <= fields, path
+
+
+def test_versions_differ_in_shapes_and_never_in_rules(routes):
+    """What a route declares is the same in every version that it serves."""
+    rules = {}
+    for path, contract, view in routes:
+        kept = dataclasses.replace(contract, version=1, query=None)
+        assert rules.setdefault((path, view.__name__), kept) == kept, path
+
+
+def test_how_a_server_is_at_this_moment_is_never_stored(routes):
+    for path, contract, _ in routes:
+        if path.startswith("/health"):
+            assert not contract.storable, f"{path} is about this very moment"
 
 
 def test_what_has_an_address_of_its_own_counts_its_changes(routes):
@@ -327,11 +358,13 @@ def test_answers_that_hold_tokens_are_never_kept(routes):
             assert not contract.cache, path
 
 
-def test_every_route_is_in_the_document(lasting_app):
-    paths = document(lasting_app, 1)["paths"]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_route_is_in_the_document_of_its_version(lasting_app, version):
+    paths = document(lasting_app, version)["paths"]
+    assert len(paths) > 10
     missing = []
     for rule in lasting_app.url_map.iter_rules():
-        if not rule.rule.startswith("/api/v1/"):
+        if not rule.rule.startswith(f"/api/v{version}/"):
             continue
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in rule.methods - {"HEAD", "OPTIONS"}:
@@ -339,6 +372,16 @@ def test_every_route_is_in_the_document(lasting_app):
             if not (operation and operation["summary"] and operation["operationId"]):
                 missing.append((method, path))
     assert not missing
+
+
+def test_every_address_tells_its_methods_to_anybody(lasting_app):
+    client = lasting_app.test_client()
+    for rule in lasting_app.url_map.iter_rules():
+        path = re.sub(r"<uuid:\w+>", "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e", rule.rule)
+        answer = client.options(re.sub(r"<(?:\w+:)?\w+>", "x", path))
+        assert (answer.status_code, answer.data) == (204, b""), path
+        assert set(re.split(r", ", answer.headers["Allow"])) >= rule.methods, path
+        assert not {"Content-Type", "Content-Length"} & set(answer.headers.keys()), path
 
 
 def test_views_take_what_the_corridor_gives(routes):

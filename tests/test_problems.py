@@ -73,7 +73,7 @@ def test_an_unknown_method_is_told_which_there_are(stranger, method, path, allow
 
 def test_options_tells_the_methods_and_needs_nobody(stranger):
     answer = stranger("OPTIONS", "/tasks")
-    assert answer.status_code == 200
+    assert answer.status_code == 204
     assert set(answer.allow) == {"GET", "HEAD", "OPTIONS", "POST"}
     assert answer.data == b""
 

@@ -55,6 +55,13 @@ NONSENSE = [
     ("CORS_ORIGINS", "*"),
     ("CORS_ORIGINS", "https://good.example.com,app.example.com"),
     ("CORS_ORIGINS", "https://app.example.com/"),
+    ("CORS_ORIGINS", "null"),
+    ("CORS_ORIGINS", "https://App.example.com"),
+    ("CORS_ORIGINS", "https://app.example.com:443"),
+    ("CORS_ORIGINS", "http://app.example.com:80"),
+    ("CORS_ORIGINS", "https://me@app.example.com"),
+    ("CORS_ORIGINS", "https://*.example.com"),
+    ("CORS_ORIGINS", "https://app.example.com#x"),
     ("LOG_LEVEL", "loud"),
 ]
 

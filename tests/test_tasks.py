@@ -7,6 +7,7 @@ from api import db
 from api.tables import tasks
 from api.tasks import queries, search
 from api.tasks.schemas import SORTS, STATUSES, TaskFilter
+from api.web import lists
 from tests.conftest import assert_problem, execute, rows
 
 WHOLE = {
@@ -347,21 +348,24 @@ ORDERS = [f"{sign}{name}" for name in SORTS for sign in ("", "-")]
 USUAL = [(order, [name]) for order in ("created_at", "-created_at") for name in ("status", "assignee_id")]
 
 
+def plan_of(app, statement):
+    """Return what SQLite does to answer a statement."""
+    with app.app_context(), db.reading() as conn:
+        sql = str(statement.clause.compile(dialect=conn.dialect))
+        return [row[3] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", (1,) * sql.count("?"))]
+
+
 @pytest.mark.parametrize(("sort", "filters"), [*((order, []) for order in ORDERS), *USUAL])
 def test_a_list_is_read_in_its_order_from_an_index(app, sort, filters):
-    found, _ = queries._list(frozenset(filters), sort)
-    clause = getattr(found, "clause", found)
-    with app.app_context(), db.reading() as conn:
-        sql = str(clause.compile(dialect=conn.dialect))
-        values = [1] * sql.count("?")
-        plan = [row[3] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", tuple(values))]
+    found, _ = lists.numbered(queries.TASKS, frozenset(filters), sort)
+    plan = plan_of(app, found)
     assert not any("TEMP B-TREE" in step for step in plan), plan
     assert any("USING INDEX" in step or "USING COVERING INDEX" in step for step in plan), plan
 
 
 @pytest.mark.parametrize("sort", ORDERS)
 def test_every_order_ends_with_what_no_two_tasks_share(sort):
-    assert queries._order(sort)[-1].compare(tasks.c.id if not sort.startswith("-") else tasks.c.id.desc())
+    assert lists.order(queries.TASKS, sort)[-1].compare(tasks.c.id if not sort.startswith("-") else tasks.c.id.desc())
 
 
 def test_every_order_of_the_schema_is_one_of_a_column():

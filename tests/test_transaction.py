@@ -132,14 +132,14 @@ def test_an_answer_is_given_only_after_the_commit(app, admin):
 
 
 def test_a_read_cannot_write(app, admin, monkeypatch):
-    real = queries.page
+    real = queries.find
 
     def writes(conn, **given):
         conn.exec_driver_sql("DELETE FROM users")
         return real(conn, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(queries, "page", writes)
+        patch.setattr(queries, "find", writes)
         assert admin("GET", "/tasks").status_code in (500, 503)
     assert rows(app, "SELECT count(*) FROM users") == [(1,)]
 

@@ -1,7 +1,6 @@
 """Tasks as the database sees them. Every function takes a connection first.
 
-Statements are built once: building one costs more than running it. A list's statement is built once for each set of
-filters and kept.
+Statements are built once: building one costs more than running it.
 """
 
 from functools import lru_cache
@@ -13,7 +12,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
-    func,
     insert,
     select,
     update,
@@ -24,7 +22,7 @@ from api.errors import Invalid
 from api.statements import Row, Statement
 from api.tables import task_tags, tasks, users
 from api.tasks import search
-from api.web import Page
+from api.web import Listing
 
 FILTERS: dict[str, ColumnElement[bool]] = {
     "status": tasks.c.status == bindparam("status"),
@@ -35,6 +33,7 @@ FILTERS: dict[str, ColumnElement[bool]] = {
     "due_after": tasks.c.due_at > bindparam("due_after"),
     "q": search.matches(bindparam("q")),
 }
+TASKS = Listing(tasks, FILTERS)
 GET = Statement(select(tasks).where(tasks.c.id == bindparam("task_id")))
 CREATE = Statement(insert(tasks).returning(tasks))
 REMOVE = Statement(delete(tasks).where(tasks.c.id == bindparam("task_id")))
@@ -43,13 +42,11 @@ UNTAG = Statement(delete(task_tags).where(task_tags.c.task_seq == bindparam("seq
 USER_EXISTS = Statement(select(exists().where(users.c.id == bindparam("user_id"))))
 
 
-def page(conn: Connection, *, page: int, limit: int, sort: str, **filters: Any) -> Page:
-    """Return one page of the tasks that pass every filter."""
-    if "q" in filters:
-        filters["q"] = search.expression(filters["q"])
-    found, count = _list(frozenset(filters), sort)
-    rows = found.all(conn, **filters, limit=limit, offset=(page - 1) * limit)
-    return Page(rows, page, limit, count.value(conn, **filters))
+def find(conn: Connection, **query: Any) -> Any:
+    """Return the part of the list that a query asks for: of the tasks that pass every filter, in its order."""
+    if "q" in query:
+        query["q"] = search.expression(query["q"])
+    return TASKS.read(conn, **query)
 
 
 def get(conn: Connection, task_id: str) -> Row | None:
@@ -80,23 +77,6 @@ def change(conn: Connection, task: Row, values: Row) -> Row:
 def remove(conn: Connection, task: Row) -> None:
     """Delete a task."""
     REMOVE.run(conn, task_id=task["id"])
-
-
-@lru_cache(maxsize=512)
-def _list(filters: frozenset[str], sort: str) -> tuple[Statement, Statement]:
-    """Return the statements that find a page of a list, and count the list."""
-    wanted = [FILTERS[name] for name in sorted(filters)]
-    found = select(tasks).where(*wanted).order_by(*_order(sort)).limit(bindparam("limit")).offset(bindparam("offset"))
-    return Statement(found), Statement(select(func.count()).select_from(tasks).where(*wanted))
-
-
-def _order(sort: str) -> list[ColumnElement[Any]]:
-    """Return the order of a list, in which no two tasks are equal and those without the value come last."""
-    column = tasks.c[sort.removeprefix("-")]
-    if sort.startswith("-"):
-        return [column.desc(), tasks.c.id.desc()]
-    empty_last: list[ColumnElement[Any]] = [column.is_(None)] if column.nullable else []
-    return [*empty_last, column, tasks.c.id]
 
 
 @lru_cache(maxsize=512)

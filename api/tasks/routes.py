@@ -17,8 +17,8 @@ tasks = Resource("tasks", __name__)
     "/tasks", query=TaskFilter(), returns=TaskOut(), many=True, allow="tasks:read", cache=("tasks",), shared=True
 )
 def index(conn: Connection, query: dict[str, Any]) -> Any:
-    """List tasks, the newest first unless sorted otherwise."""
-    return queries.page(conn, **query)
+    """List tasks, the newest first unless `sort` says otherwise."""
+    return queries.find(conn, **query)
 
 
 @tasks.post("/tasks", body=TaskIn(), returns=TaskOut(), status=201, location=True, allow="tasks:write",

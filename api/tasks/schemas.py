@@ -71,7 +71,7 @@ class TaskOut(Schema):
 
 
 class TaskFilter(Schema):
-    """Which tasks, in which order, which page of them."""
+    """Which tasks, and in which order."""
 
     status = fields.String(validate=OneOf(STATUSES))
     priority = fields.Integer(validate=Range(1, 5))
@@ -88,5 +88,3 @@ class TaskFilter(Schema):
         validate=OneOf([f"{sign}{name}" for name in SORTS for sign in ("", "-")]),
         metadata={"description": "`-` puts the greatest first. Tasks without a due date come last."},
     )
-    page = fields.Integer(load_default=1, validate=Range(1, 1_000_000))
-    limit = fields.Integer(load_default=20, validate=Range(1, 100))

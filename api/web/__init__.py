@@ -2,17 +2,18 @@
 
 from api.web.access_tokens import access_token, bearer
 from api.web.cache import clear_cache
+from api.web.conditional import unchanged_since
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller
 from api.web.limits import forgive, slow_down
-from api.web.output import Page, unchanged_since
+from api.web.lists import Listing
 from api.web.resource import Resource
 
 __all__ = [
     "PUBLIC",
     "ROLES",
     "SIGNED_IN",
-    "Page",
+    "Listing",
     "Resource",
     "Timestamp",
     "WholeNumber",

@@ -3,8 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
 from werkzeug.routing import MapAdapter
+
+
+class NoContent(Response):
+    """204, or another answer without a body: so nothing is said about one."""
+
+    default_mimetype = None
+    default_status = 204
 
 
 class App(Flask):
@@ -29,3 +37,8 @@ class App(Flask):
             environ["REQUEST_METHOD"],
             environ.get("QUERY_STRING", ""),
         )
+
+    def make_default_options_response(self) -> Response:
+        """Return the answer to OPTIONS of any route: which methods it knows (RFC 9110, 9.3.7)."""
+        adapter: Any = request_ctx.url_adapter
+        return NoContent(headers={"Allow": ", ".join(sorted(adapter.allowed_methods()))})

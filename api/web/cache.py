@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import orjson
 from flask import Response, g, request
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select, update
-from werkzeug.http import parse_accept_header, parse_etags
+from werkzeug.http import parse_accept_header
 
 from api.answers import Header, Kept, answers
-from api.observe import note
+from api.observe import FACTS, note
 from api.statements import Statement
 from api.tables import generations
 from api.version import __version__
 from api.web import headers
+from api.web.conditional import has_already, refuse_another
 from api.web.contract import Contract
 from api.web.guard import actor
 
@@ -38,11 +39,9 @@ class Place(NamedTuple):
     """What a path and query ask for: an answer but for its reader and its generations, and who may have it."""
 
     stem: str
-    names: tuple[str, ...]
-    shared: bool
-    permission: str
-    limit: str | None
+    contract: Contract
     route: str
+    farewell: list[Header]  # what a deprecated route says on every answer
 
 
 def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
@@ -56,7 +55,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
             return _rendered(_made(view(**kwargs)), BYPASS)
         stem = stem_of(request.path, kwargs)
         request.environ[PLACE] = Place(
-            stem, contract.cache, contract.shared, contract.allow, contract.limit, str(request.url_rule)
+            stem, contract, request.environ[FACTS]["route"], contract.farewell(request.view_args or {})
         )
         key = key_of(stem, actor() if not contract.shared else None, current(g.conn, contract.cache))
         kept, found = answers().get_or_make(key, lambda: _made(view(**kwargs)))
@@ -115,9 +114,7 @@ def rendered(kept: Kept, environ: Mapping[str, Any]) -> tuple[int, list[Header],
     """
     zipped = kept.gzipped() if accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")) else b""
     etag = f"W/{kept.etag}" if zipped else kept.etag
-    if "HTTP_IF_NONE_MATCH" in environ and parse_etags(environ["HTTP_IF_NONE_MATCH"]).contains_weak(
-        kept.etag.strip('"')
-    ):
+    if has_already(environ, kept.etag):
         return 304, [*(pair for pair in kept.headers if pair[0] != "Content-Type"), ("ETag", etag)], b""
     body = zipped or kept.body
     own = [("ETag", etag), ("Content-Length", str(len(body)))]
@@ -142,6 +139,7 @@ def _made(response: Response) -> Kept:
 
 
 def _rendered(kept: Kept, how: str) -> Response:
+    refuse_another(request.environ, kept.etag)
     headers.add(("Cache-Status", f"walnut; {how}"))
     note(cache=how)
     status, own, body = rendered(kept, request.environ)

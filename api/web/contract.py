@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 from marshmallow import Schema
 
-from api.web.versions import VERSIONS
+from api.web.versions import DEFAULT, VERSIONS
 
 MAX_BODY = 1 << 20
 
@@ -20,10 +22,11 @@ class Contract:
     max_body: int = MAX_BODY  # bytes
     query: Schema | None = None
     returns: Schema | None = None
-    many: bool = False  # answers with a Page of `returns`
+    many: bool = False  # answers with a part of a list of `returns`
     status: int = 200
     location: bool = False  # says where the new thing is
     conditional: bool = False  # honours If-Match
+    storable: bool = True  # False: no cache may keep the answer, not even to ask whether it is still good
     limit: str | None = "default"  # the name of its rate limit; None: it has none
     cache: tuple[str, ...] = ()  # the generations that a kept answer depends on; none: it is not kept
     shared: bool = False  # the answer is the same for everyone who may have it, so it is kept once for all
@@ -34,7 +37,34 @@ class Contract:
     writes: bool = False  # set by Resource from the method
     problems: tuple[int, ...] = ()  # statuses of refusals that the rest of the contract does not imply
     versions: tuple[int, ...] = VERSIONS
+    version: int = DEFAULT  # set by Resource: the one of `versions` that this walk is for
+    deprecated: datetime | None = None  # since when it should no longer be used
+    sunset: datetime | None = None  # when it will be gone
+    successor: str | None = None  # the path to use instead; {names} in it are those of the route's own
 
     def __post_init__(self) -> None:
         if not self.transaction and (self.idempotent or self.audit):
             raise TypeError("idempotent and audit need the corridor's transaction")
+        if not self.deprecated and (self.sunset or self.successor):
+            raise TypeError("sunset and successor are for what is deprecated")
+        if any(moment and moment.tzinfo is None for moment in (self.deprecated, self.sunset)):
+            raise TypeError("deprecated and sunset are moments in UTC: datetime(2027, 1, 31, tzinfo=UTC)")
+        if self.sunset and self.deprecated and self.sunset < self.deprecated:
+            raise TypeError("nothing can be gone before it is deprecated (RFC 9745, 4)")
+
+    @property
+    def has_etag(self) -> bool:
+        """Whether an answer has an ETag to ask again with."""
+        return bool(self.returns) and self.storable and not self.writes
+
+    def farewell(self, path: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return the headers that say that a route is on its way out. `path` has the values of the route's names."""
+        headers = []
+        if self.deprecated:
+            headers.append(("Deprecation", f"@{int(self.deprecated.timestamp())}"))  # RFC 9745
+        if self.sunset:
+            headers.append(("Sunset", format_datetime(self.sunset.astimezone(UTC), usegmt=True)))  # RFC 8594
+        if self.successor:
+            target = self.successor.format_map(path)
+            headers.append(("Link", f'<{target}>; rel="successor-version"'))  # RFC 5829
+        return headers

@@ -18,6 +18,7 @@ from api.answers import Answers, Kept
 from api.counting.counter import Counter
 from api.errors import Unavailable
 from api.observe import FACTS
+from api.settings import Settings
 from api.statements import Row, Statement
 from api.web import access_tokens, cache, guard, headers, limits
 from api.web.access_tokens import Token
@@ -32,7 +33,7 @@ Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-def init_app(app: Flask) -> None:
+def init_app(app: Flask, _settings: Settings) -> None:
     """Stand in front of the app."""
     app.wsgi_app = Edge(app)  # type: ignore[method-assign]
 
@@ -67,17 +68,23 @@ class Edge:
     def _kept(self, environ: Environ, place: Place) -> Kept | None:
         """Return the answer that this request would get from the corridor, if that is certain."""
         token = self._tokens.get(environ.get("HTTP_AUTHORIZATION", ""))
-        if token is None or token.expires_at <= time.time() or cache.refuses_kept(environ):
+        if (
+            token is None
+            or token.expires_at <= time.time()
+            or cache.refuses_kept(environ)
+            or "HTTP_IF_MATCH" in environ
+        ):
             return None
         caller = self._caller(token, place)
-        if caller is None or not guard.may(caller, place.permission):
+        if caller is None or not guard.may(caller, place.contract.allow):
             return None
-        reader = None if place.shared else caller["id"]
+        reader = None if place.contract.shared else caller["id"]
         kept = self._answers.here(
-            cache.key_of(place.stem, reader, [caller[name] for name in cache.labels(place.names)])
+            cache.key_of(place.stem, reader, [caller[name] for name in cache.labels(place.contract.cache)])
         )
-        if kept is None or not self._within_limit(environ, place.limit, caller["id"]):
+        if kept is None or not self._within_limit(environ, place.contract.limit, caller["id"]):
             return None
+        headers.add_to(environ, *place.farewell)
         environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
         return kept
 
@@ -99,7 +106,7 @@ class Edge:
         """Return who is calling, and the generations, as one statement sees them; None if the database is busy."""
         with db.Reading(self._database, snapshot=False) as conn:
             try:
-                question = _question(place.names)
+                question = _question(place.contract.cache)
                 return question.first(conn, sid=token.session_id, sub=token.user_id, now=db.now())
             except (DBAPIError, sqlite.driver.Error):
                 return None

@@ -15,6 +15,7 @@ from api.web import limits, problems
 from api.web.contract import Contract
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, SIGNED_IN
+from api.web.lists import envelope, has_cursors
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 DESCRIPTION = """Accounts, roles and tasks. One request, one commit: what you are told was done, is on disk.
@@ -49,10 +50,17 @@ PROBLEM = {
         },
     },
 }
+LISTS = {
+    True: 'A list has `next_cursor`, the `cursor` of its next part, and `Link: <...>; rel="next"`.',
+    False: "A list has numbered pages and a `total`.",
+}
 HEADERS: dict[str, Any] = {
+    "Deprecation": {"description": "Since when not to use this any more (RFC 9745).", "schema": {"type": "string"}},
     "ETag": {"description": "The version of this answer.", "schema": {"type": "string"}},
+    "Link": {"description": "The address of the next part, or of what to use instead.", "schema": {"type": "string"}},
     "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "Sunset": {"description": "When this will be gone (RFC 8594).", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "How to sign in (RFC 6750).", "schema": {"type": "string"}},
     **limits.HEADERS,
 }
@@ -67,7 +75,7 @@ def document(app: Flask, version: int) -> dict[str, Any]:
         version=__version__,
         openapi_version="3.1.1",
         plugins=[plugin],
-        info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
+        info={"description": _description(version), "license": {"name": "MIT", "identifier": "MIT"}},
         servers=[{"url": "/"}],
     )
     plugin.map_to_openapi_type(Timestamp, "string", "date-time")  # type: ignore[no-untyped-call]
@@ -80,6 +88,10 @@ def document(app: Flask, version: int) -> dict[str, Any]:
     made: dict[str, Any] = spec.to_dict()
     _close(made["components"]["schemas"])
     return made
+
+
+def _description(version: int) -> str:
+    return f"{DESCRIPTION}\n\nThis is version {version}, under `/api/v{version}`. {LISTS[has_cursors(version)]}"
 
 
 def routes(app: Flask, version: int) -> Iterator[tuple[Rule, Contract, str]]:
@@ -108,6 +120,8 @@ def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[
             if contract.allow == SIGNED_IN
             else (f"Needs the permission `{contract.allow}`.")
         )
+    if contract.deprecated:
+        operation["deprecated"] = True
     if contract.query:
         operation["parameters"].append({"in": "query", "schema": contract.query})
     if contract.body:
@@ -135,33 +149,31 @@ def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}, "in": "header", "required": False}
     if contract.conditional:
         yield text | {"name": "If-Match", "description": "The ETag you saw last: refused if it has changed since."}
-    if not contract.writes and contract.returns:
+    if contract.has_etag:
         yield text | {"name": "If-None-Match", "description": "The ETag you have: 304 if it is still good."}
 
 
 def _success(contract: Contract) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(contract.status).phrase}
     if contract.returns:
-        schema: Any = _page(contract) if contract.many else contract.returns
+        schema: Any = envelope(contract.returns, contract.version) if contract.many else contract.returns
         answer["content"] = {"application/json": {"schema": schema}}
-        tagged = not contract.writes or contract.location or contract.conditional
-        names = ["ETag"] * tagged + ["Location"] * contract.location
+    if names := list(_headers(contract)):
         answer["headers"] = {name: HEADERS[name] for name in names}
     return answer
 
 
-def _page(contract: Contract) -> dict[str, Any]:
-    number = {"type": "integer"}
-    return {
-        "type": "object",
-        "required": ["items", "page", "limit", "total"],
-        "properties": {
-            "items": {"type": "array", "items": contract.returns},
-            "page": number,
-            "limit": number,
-            "total": {**number, "description": "How many there are on all pages."},
-        },
-    }
+def _headers(contract: Contract) -> Iterator[str]:
+    if contract.has_etag or contract.location or (contract.conditional and contract.returns):
+        yield "ETag"
+    if contract.location:
+        yield "Location"
+    if contract.successor or (contract.many and has_cursors(contract.version)):
+        yield "Link"
+    if contract.deprecated:
+        yield "Deprecation"
+    if contract.sunset:
+        yield "Sunset"
 
 
 def _refusals(rule: Rule, contract: Contract) -> list[int]:
@@ -177,7 +189,7 @@ def _refusals(rule: Rule, contract: Contract) -> list[int]:
         found |= {404}
     if contract.conditional:
         found |= {412}
-    if contract.returns and not contract.writes:
+    if contract.has_etag:
         found |= {304}
     return sorted(found)
 

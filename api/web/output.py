@@ -1,28 +1,21 @@
 """Turns what a view returns into a response: JSON, its ETag, and 304 for who has it already."""
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
 
 import orjson
 from flask import Response, request
 from marshmallow import Schema
 
-from api.errors import Malformed, PreconditionFailed
+from api.web.app import NoContent
+from api.web.conditional import etag, has_already, refuse_another
 from api.web.contract import Contract
 from api.web.fields import Timestamp, rfc3339
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of a list: rows, the page's number from 1, rows a page, rows in all."""
-
-    items: Iterable[Any]
-    page: int
-    limit: int
-    total: int
+from api.web.guard import PUBLIC
+from api.web.lists import Page, Part
 
 
 class Answer(Response):
@@ -43,9 +36,8 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
         if isinstance(result, Response):
             return result
         if shape is None:
-            return Response(status=contract.status, headers={"Cache-Control": "no-store"})
-        response = respond(result, shape, contract)
-        return response if contract.writes or contract.cache else conditional(response)
+            return NoContent(status=contract.status, headers={"Cache-Control": "no-store"})
+        return respond(result, shape, contract)
 
     return answered
 
@@ -68,54 +60,49 @@ def shaper(schema: Schema) -> Callable[[Any], dict[str, Any]]:
 
 
 def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contract) -> Response:
-    """Return the response of a row or a Page. Changes are not to be stored; reads are to be checked before reuse."""
-    if isinstance(result, Page):
-        shaped: Any = {
-            "items": [shape(row) for row in result.items],
-            "page": result.page,
-            "limit": result.limit,
-            "total": result.total,
-        }
-    else:
-        shaped = shape(result)
+    """Return the response of a row or a part of a list."""
+    shaped = result.shaped(shape) if isinstance(result, Page | Part) else shape(result)
     body = orjson.dumps(shaped)
-    headers = {
-        "Cache-Control": "no-store" if contract.writes else "private, no-cache",
-        "Vary": "Authorization, Accept-Encoding" if contract.cache else "Authorization",
-    }
+    headers = _caching(contract)
     if tag := _etag(shaped, body, contract):
         headers["ETag"] = tag
     if contract.location:
         headers["Location"] = f"{request.path.rstrip('/')}/{shaped['id']}"
-    return Answer(body, contract.status, headers, content_type="application/json")
+    if isinstance(result, Part) and result.next_cursor:
+        headers["Link"] = f'<{_address_after(result.next_cursor)}>; rel="next"'
+    response = Answer(body, contract.status, headers, content_type="application/json")
+    return conditional(response) if contract.has_etag and not contract.cache else response
 
 
 def conditional(response: Response) -> Response:
-    """Return 304 instead, if the client has this answer (RFC 9110, 13.1.2)."""
-    if "HTTP_IF_NONE_MATCH" in request.environ:
-        response.make_conditional(request.environ)
+    """Honour If-None-Match and If-Match of a read. Raises PreconditionFailed."""
+    tag = response.headers["ETag"]
+    refuse_another(request.environ, tag)
+    if has_already(request.environ, tag):
+        response.status_code = 304  # and so it leaves without its body and what is said about that
     return response
 
 
-def etag(version: int) -> str:
-    """Return the ETag of a thing that counts its changes."""
-    return f'"{version}"'
+def _caching(contract: Contract) -> dict[str, str]:
+    """Return what caches may do: keep no change and nothing of the moment, and check a read before they reuse it."""
+    if contract.writes or not contract.storable:
+        return {"Cache-Control": "no-store"}
+    if contract.allow == PUBLIC:
+        return {"Cache-Control": "no-cache"}
+    vary = "Authorization, Accept-Encoding" if contract.cache else "Authorization"
+    return {"Cache-Control": "private, no-cache", "Vary": vary}
 
 
-def unchanged_since(row: Any) -> None:
-    """Honour If-Match (RFC 9110, 13.1.1). Raises PreconditionFailed if the thing is not as the caller saw it.
-
-    A proxy that compresses makes our ETag a weak one; its version still says the same, so it is compared weakly.
-    """
-    if "HTTP_IF_MATCH" in request.environ and not request.if_match:
-        raise Malformed("If-Match holds no ETag. Send the one you saw last, with its quotes.")
-    if request.if_match and not request.if_match.contains_weak(str(row["version"])):
-        raise PreconditionFailed(f"It has changed: it is at version {row['version']} now. Fetch it again, then repeat.")
+def _address_after(cursor: str) -> str:
+    """Return the address of the part of a list after the one that was asked for."""
+    given = parse_qsl(request.environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    query = [(name, value) for name, value in given if name != "cursor"]
+    return f"{quote(request.path)}?{urlencode([*query, ('cursor', cursor)])}"
 
 
 def _etag(shaped: dict[str, Any], body: bytes, contract: Contract) -> str | None:
     if "version" in shaped and (contract.location or contract.conditional or request.view_args):
         return etag(shaped["version"])  # the address says which thing it is
-    if contract.writes:
+    if not contract.has_etag:
         return None
     return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from api import errors
 from api.observe import note, request_id
+from api.web.versions import asked_path
 
 MEDIA_TYPE = "application/problem+json"
 STATUS = {
@@ -17,6 +18,7 @@ STATUS = {
     errors.Unauthenticated.code: 401,
     errors.Forbidden.code: 403,
     errors.NotFound.code: 404,
+    errors.NotAcceptable.code: 406,
     errors.TimedOut.code: 408,
     errors.Conflict.code: 409,
     errors.PreconditionFailed.code: 412,
@@ -52,6 +54,8 @@ def refused(error: errors.Refusal) -> Response:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
         response.headers["WWW-Authenticate"] = _challenge(error)
+    if isinstance(error, errors.UnsupportedMediaType):
+        response.headers["Accept"] = "application/json"  # RFC 9110, 12.5.1: what would have been taken
     return response
 
 
@@ -82,7 +86,7 @@ def problem(
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": request.path,
+        "instance": asked_path(),
         "code": code,
         "request_id": request_id(),
         **members,

@@ -9,7 +9,7 @@ from flask import Blueprint, Flask
 from flask.blueprints import BlueprintSetupState
 
 from api.observe import note
-from api.web import audit, cache, guard, idempotency, inputs, limits, output, transaction
+from api.web import audit, cache, guard, headers, idempotency, inputs, limits, lists, output, transaction
 from api.web.contract import Contract
 from api.web.versions import VERSIONS
 
@@ -35,10 +35,10 @@ class Resource(Blueprint):
             raise TypeError(f"{contract.allow!r} is no permission: guard.PERMISSIONS lists them")
 
         def declare(view: View) -> View:
-            walk = corridor(view, contract, rule)
+            walks = {version: corridor(view, in_version(contract, version), rule) for version in contract.versions}
 
             def mount(state: BlueprintSetupState) -> None:
-                if state.options["version"] in contract.versions:
+                if walk := walks.get(state.options["version"]):
                     for path in paths:
                         state.add_url_rule(path, view.__name__, walk, **options)
 
@@ -46,6 +46,12 @@ class Resource(Blueprint):
             return view
 
         return declare
+
+
+def in_version(contract: Contract, version: int) -> Contract:
+    """Return the contract as one version keeps it: versions differ in shapes, never in rules."""
+    query = lists.query_schema(contract.query, version) if contract.many else contract.query
+    return dataclasses.replace(contract, version=version, query=query)
 
 
 def corridor(view: View, contract: Contract, rule: str) -> View:
@@ -57,6 +63,8 @@ def corridor(view: View, contract: Contract, rule: str) -> View:
     @wraps(view)
     def enter(**kwargs: Any) -> Any:
         note(route=rule)
+        if contract.deprecated:
+            headers.add(*contract.farewell(kwargs))
         return walk(**kwargs)
 
     enter.contract = contract  # type: ignore[attr-defined]

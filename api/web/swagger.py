@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 from flasgger import Swagger
-from flask import Flask, Response, abort, current_app, request
+from flask import Flask, Response, abort, current_app, render_template, request
 
 from api.errors import Invalid
 from api.version import __version__
@@ -39,9 +39,17 @@ def init_app(app: Flask) -> None:
         },
     )
     app.view_functions["flasgger.openapi"] = serve  # flasgger would make it anew for each request
-    app.view_functions["flasgger.oauth_redirect"] = lambda: abort(
-        404
-    )  # a page with an inline script, for no use of ours
+    app.view_functions["flasgger.oauth_redirect"] = lambda: abort(404)  # a page with an inline script, of no use to us
+    app.view_functions["flasgger.apidocs"] = page  # and would say nothing of caches
+
+
+def page() -> Response:
+    """Show Swagger UI, of ?version=N: static/js/api-docs.js reads that."""
+    response = Response(render_template("flasgger/index.html", versions=VERSIONS))
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request.environ)
+    return response
 
 
 def serve() -> Response:

@@ -189,6 +189,12 @@ def test_answers_of_the_app_carry_each_security_header_once(stack: Stack) -> Non
         assert len(answer.headers.get_all(name, [])) == 1, name
 
 
+def test_over_plain_http_nobody_is_told_that_it_is_for_good(stack: Stack) -> None:
+    """RFC 6797, 7.2: Strict-Transport-Security is for TLS, which the stack of the tests does not speak."""
+    for path in ("/", "/static/js/main.js", "/nowhere", "/api/v1/health"):
+        assert "Strict-Transport-Security" not in stack.request("GET", path).headers
+
+
 def test_nothing_but_static_comes_from_disk(stack: Stack) -> None:
     for path in (
         "/static/../nginx.conf",

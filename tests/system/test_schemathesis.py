@@ -47,12 +47,12 @@ def admin(server: Walnut) -> str:
     return token(server, "root", "admin")
 
 
-def run(server: Walnut, folder: Path, bearer: str, *more: str) -> None:
+def run(server: Walnut, folder: Path, bearer: str, *more: str, version: int = 1) -> None:
     """Run Schemathesis in a folder of its own, and fail with its report if it caught the server."""
     found = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("schemathesis")), "--no-color", "run"),
-            *(f"{server.url}/api-docs/openapi.json", "--seed", SEED or "1", "--workers", "1"),
+            *(f"{server.url}/api-docs/openapi.json?version={version}", "--seed", SEED or "1", "--workers", "1"),
             *(*CHECKS, *(("-H", f"Authorization: Bearer {bearer}") if bearer else ()), *more),
         ],
         cwd=folder,
@@ -81,3 +81,11 @@ def test_who_may_less_catches_it_at_nothing(server: Walnut, admin: str, tmp_path
 def test_a_logout_ends_what_it_should_and_says_what_it_promised(server: Walnut, admin: str, tmp_path: Path) -> None:
     """By itself, because it makes its own token useless."""
     run(server, tmp_path, token(server, "bob", "user"), "--max-examples", "5", "--include-path", LOGOUT)
+
+
+def test_version_2_catches_it_at_nothing_either(server: Walnut, admin: str, tmp_path: Path) -> None:
+    """Shorter: its rules are those of version 1, only its lists are its own."""
+    phases = ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5")
+    logout = LOGOUT.replace("v1", "v2")
+    run(server, tmp_path, admin, *phases, "--exclude-path", logout, version=2)
+    run(server, tmp_path, admin, "--max-examples", EXAMPLES, "--include-path", "/api/v2/tasks", version=2)

@@ -89,3 +89,20 @@ def test_every_route_is_there(swagger: Swagger) -> None:
     document = swagger.page.request.get(f"{swagger.url}/api-docs/openapi.json").json()
     operations = sum(len(methods) for methods in document["paths"].values())
     assert swagger.page.locator(".opblock").count() == operations > 15
+
+
+def test_the_other_version_is_a_click_away(swagger: Swagger, walnut: Walnut) -> None:
+    swagger.page.get_by_role("link", name="version 2").click()
+    swagger.page.wait_for_url("**/api-docs?version=2")
+    swagger.page.locator("#operations-tasks-get_tasks").wait_for()
+    paths = swagger.page.locator(".opblock-summary-path").evaluate_all("all => all.map(one => one.dataset.path)")
+    assert len(paths) > 15
+    assert all(path.startswith("/api/v2/") for path in paths)
+    assert swagger.page.locator("#document").get_attribute("href") == "/api-docs/openapi.json?version=2"
+    account = {"username": "mary", "email": "mary@example.com", "password": "secret123"}
+    assert walnut.request("POST", "/api/v1/auth/register", account).status == 201
+    login = {name: account[name] for name in ("email", "password")}
+    swagger.authorize(walnut.request("POST", "/api/v1/auth/login", login).json()["access_token"])
+    status, part = swagger.execute("tasks-get_tasks", limit="2")
+    assert (status, set(part)) == ("200", {"items", "next_cursor"})
+    assert swagger.complaints == []
