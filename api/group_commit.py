@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection
 
-from api import sqlite
+from api import failpoints, sqlite
 from api.errors import Unavailable
 
 # The checkpointer (api/checkpoints.py) keeps the WAL short. This is the safety net should it be away: 16 MB in pages.
@@ -151,7 +151,9 @@ class Writer:
 
     def _commit(self, group: Group) -> None:
         try:
+            failpoints.reach("commit.before")
             self._driver.execute("COMMIT")
+            failpoints.reach("commit.after")
         except sqlite.driver.Error as error:
             self._fail(group, error)
         else:

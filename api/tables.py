@@ -1,7 +1,8 @@
 """Every table on one page: the map of our data. Read this first.
 
 Ids are UUIDv7 strings. Times are integers: milliseconds since 1970 (`db.now()`). `seq` is SQLite's own row number: it
-never leaves the server. What these tables cannot say (the search index, its triggers) is in migrations/versions/.
+never leaves the server, but for the audit trail's, which counts its entries. What these tables cannot say (the search
+index, triggers) is in migrations/versions/.
 """
 
 from sqlalchemy import (
@@ -12,11 +13,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
@@ -100,4 +103,54 @@ task_tags = Table(
     Column("task_seq", ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True),
     Column("tag", String(50), primary_key=True),
     Index(None, "tag", "task_seq"),
+)
+
+# Who changed what: api/audit_trail.py says how its rows are chained. Triggers let nobody change or remove one.
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("seq", Seq, primary_key=True, autoincrement=False),  # 1, 2, 3, ...: the order of the chain
+    Column("at", BigInteger, nullable=False),  # never earlier than the entry before
+    Column("action", String(64), nullable=False),  # "task.created": the kind of its subject, and what was done
+    Column("actor_id", String(64)),  # no foreign keys: who is gone was there nevertheless
+    Column("subject_id", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    # Two parts can be blanked, with their salts, when a person is forgotten: what is hashed is their digests.
+    Column("address", String(64)),
+    Column("address_salt", LargeBinary(16)),
+    Column("address_digest", LargeBinary(32), nullable=False),
+    Column("change", Text),  # JSON: before and after
+    Column("change_salt", LargeBinary(16)),
+    Column("change_digest", LargeBinary(32), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Index(None, "subject_id", "seq"),
+    Index(None, "actor_id", "seq"),
+    Index(None, "action", "seq"),
+    Index(None, "at", "seq"),
+)
+
+# The end of the chain, signed: one row, so that a cut-off end is seen.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(32), nullable=False),
+)
+
+# The answers to requests that came with an Idempotency-Key.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("seq", Seq, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("key", LargeBinary(32), nullable=False),  # SHA-256 of method, path and key: the key itself is kept nowhere
+    Column("fingerprint", LargeBinary(32), nullable=False),  # SHA-256 of the request
+    Column("status", SmallInteger, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    UniqueConstraint("user_id", "key"),
 )

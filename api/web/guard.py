@@ -27,7 +27,7 @@ from api.web.contract import Contract
 PUBLIC = "public"  # anybody
 SIGNED_IN = "signed in"  # any account that may sign in
 PERMISSIONS = {
-    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "jobs:submit", "users:manage"}),
+    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "jobs:submit", "users:manage", "audit:read"}),
     "user": frozenset({SIGNED_IN, "tasks:read", "jobs:submit"}),
 }
 ROLES = tuple(sorted(PERMISSIONS))
@@ -89,7 +89,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
             _let_in(g.conn, token, contract.allow)
             return view(**kwargs)
 
-    return guarded if contract.writes else guarded_read
+    return guarded_read if contract.transaction and not contract.writes else guarded
 
 
 def caller() -> Row:

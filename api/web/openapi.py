@@ -47,6 +47,12 @@ PROBLEM = {
         },
     },
 }
+IDEMPOTENCY_KEY = (
+    "Makes it safe to repeat the request: choose a new key (a UUID, say) for each new request, and repeat it with the "
+    "same key. The repeated one gets the answer of the first, byte for byte, with `Idempotency-Replayed: true`. "
+    "The key with another request is refused: 422 `idempotency_key_reused`."
+)
+KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~][!-~]*$"}
 HEADERS: dict[str, Any] = {
     "ETag": {"description": "The version of this answer.", "schema": {"type": "string"}},
     "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
@@ -129,6 +135,8 @@ def _path_parameters(rule: Rule) -> list[dict[str, Any]]:
 
 def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}, "in": "header", "required": False}
+    if contract.idempotent:
+        yield text | {"name": "Idempotency-Key", "description": IDEMPOTENCY_KEY, "schema": KEY}
     if contract.conditional:
         yield text | {"name": "If-Match", "description": "The ETag you saw last: refused if it has changed since."}
     if not contract.writes and contract.returns:
@@ -167,7 +175,7 @@ def _refusals(rule: Rule, contract: Contract) -> list[int]:
         found |= {401} | ({403} if contract.allow != SIGNED_IN else set())
     if contract.body:
         found |= {400, 408, 413, 415, 422}
-    if contract.query:
+    if contract.query or contract.idempotent:
         found |= {400, 422}
     if rule.arguments:
         found |= {404}

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from flask import Response, request
-from marshmallow import Schema
+from marshmallow import Schema, fields
 
 from api.errors import PreconditionFailed
 from api.web.contract import Contract
@@ -52,15 +52,23 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
 def shaper(schema: Schema) -> Callable[[Any], dict[str, Any]]:
     """Compile a schema of plain fields into a function from a row to a dict: `schema.dump` in a fiftieth of its time.
 
-    Only times need work on their way out, and a test holds both equal for every schema that a route returns.
+    Only times and lists of rows need work on their way out, and a test holds both equal for every schema that a route
+    returns.
     """
     names = list(schema.fields)
     times = [name for name, field in schema.fields.items() if isinstance(field, Timestamp)]
+    lists = {
+        name: shaper(field.inner.schema)
+        for name, field in schema.fields.items()
+        if isinstance(field, fields.List) and isinstance(field.inner, fields.Nested)
+    }
 
     def shape(row: Any) -> dict[str, Any]:
         found = {name: row[name] for name in names}
         for name in times:
             found[name] = rfc3339(found[name])
+        for name, inner in lists.items():
+            found[name] = [inner(row) for row in found[name]]
         return found
 
     return shape
@@ -104,8 +112,8 @@ def unchanged_since(row: Any) -> None:
 
 
 def _etag(shaped: dict[str, Any], body: bytes, contract: Contract) -> str | None:
-    if contract.location or contract.conditional or request.view_args:  # the address says which thing it is
-        return etag(shaped["version"])
+    if contract.location or contract.conditional or (request.view_args and "version" in shaped):
+        return etag(shaped["version"])  # the address says which thing it is
     if contract.writes:
         return None
     return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
