@@ -3,6 +3,7 @@
 One Walnut is read from and keeps its 1,000 tasks; the other is written to, so that its growth slows no list down.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from bench.load import Request
 from tests.system.processes import PROJECT, HttpServer, Walnut
 
 TASKS = 1_000
+WRITES = {"create", "keyed"}
 ACCOUNT = {"username": "bench", "email": "bench@example.com", "password": "correct horse"}
 # A limit that is never met is still counted, so its cost is measured.
 NO_LIMITS: dict[str, Any] = {
@@ -66,8 +68,8 @@ def running(folder: Path, names: set[str]) -> Iterator[dict[str, tuple[HttpServe
     bare = Bare(folder / "bare")
     needed: list[HttpServer] = [bare]
     read, written = (Walnut(folder / name, WORKERS=1, **NO_LIMITS) for name in ("read", "written"))
-    needed += [read] if names - {"create"} else []
-    needed += [written] if "create" in names else []
+    needed += [read] if names - WRITES else []
+    needed += [written] if names & WRITES else []
     with ExitStack() as stack:
         with machine.on_core(machine.server_core()):  # what is started stays there
             for server in needed:
@@ -79,7 +81,7 @@ def running(folder: Path, names: set[str]) -> Iterator[dict[str, tuple[HttpServe
         if read in needed:
             found |= {name: (read, request) for name, request in _reads(read).items() if name in names}
         if written in needed:
-            found["create"] = (written, _write(written))
+            found |= {name: (written, request) for name, request in _writes(written).items() if name in names}
         for server, request in found.values():
             _try(server, request)
         yield found
@@ -113,9 +115,10 @@ def _reads(walnut: Walnut) -> dict[str, Request]:
     }
 
 
-def _write(walnut: Walnut) -> Request:
+def _writes(walnut: Walnut) -> dict[str, Request]:
     token, _ = _furnish(walnut)
-    return Request(f"{walnut.url}/api/v1/tasks", token, "POST", json.dumps(task(0)))
+    create = Request(f"{walnut.url}/api/v1/tasks", token, "POST", json.dumps(task(0)))
+    return {"create": create, "keyed": dataclasses.replace(create, keyed=True)}
 
 
 def _furnish(walnut: Walnut) -> tuple[str, str]:

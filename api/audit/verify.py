@@ -5,6 +5,8 @@ up the write-ahead log meanwhile. docs/decisions/0011-audit.md says what is foun
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
@@ -95,13 +97,12 @@ class Walk:
         with db.reading() as conn:
             rows = self._read(conn)
             for row in rows:
-                try:
+                with _other_types_are_tampering(row["seq"], CHANGED):
                     self._check(conn, row)
-                except (TypeError, AttributeError):  # a value of another type than was ever written
-                    raise Tampered(row["seq"], CHANGED) from None
                 self.reached = Link(row["seq"], row["hash"])
             if complete := len(rows) < self._size:
-                self._check_end(conn)
+                with _other_types_are_tampering(self.reached.seq, audit_trail.UNKNOWN_END):
+                    self._check_end(conn)
         return complete
 
     def _read(self, conn: Connection) -> list[Row]:
@@ -140,6 +141,15 @@ class Walk:
             raise Tampered(seq, audit_trail.UNKNOWN_END)
         if self._noted and self._noted.seq > seq:
             raise Tampered(seq + 1, "It was removed: an entry after it had been noted.")
+
+
+@contextmanager
+def _other_types_are_tampering(seq: int, reason: str) -> Iterator[None]:
+    """Raise Tampered where a value has another type than was ever written: SQLite keeps any in any column."""
+    try:
+        yield
+    except (TypeError, AttributeError):
+        raise Tampered(seq, reason) from None
 
 
 def _check_part(conn: Connection, row: Row, name: str, person: str | None) -> None:

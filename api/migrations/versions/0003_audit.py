@@ -28,10 +28,6 @@ TRIGGERS = (
     """CREATE TRIGGER audit_entries_delete BEFORE DELETE ON audit_entries BEGIN
         SELECT RAISE(ABORT, 'an audit entry is never removed');
     END""",
-    """CREATE TRIGGER audit_entries_insert BEFORE INSERT ON audit_entries
-        WHEN new.seq <= (SELECT max(seq) FROM audit_entries) BEGIN
-        SELECT RAISE(ABORT, 'an audit entry is only added at the end');
-    END""",
     """CREATE TRIGGER audit_head_delete BEFORE DELETE ON audit_head BEGIN
         SELECT RAISE(ABORT, 'the end of the audit trail is never removed');
     END""",
