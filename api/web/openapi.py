@@ -52,7 +52,7 @@ IDEMPOTENCY_KEY = (
     "same key. The repeated one gets the answer of the first, byte for byte, with `Idempotency-Replayed: true`. "
     "The key with another request is refused: 422 `idempotency_key_reused`."
 )
-KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~][!-~]*$"}
+KEY = {"type": "string", "pattern": r'^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$'}  # web/idempotency.py
 HEADERS: dict[str, Any] = {
     "ETag": {"description": "The version of this answer.", "schema": {"type": "string"}},
     "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
