@@ -1,6 +1,7 @@
 """The commands: walnut serve | db ... | user ... (the same under `flask --app wsgi`)."""
 
 import os
+import re
 import sys
 
 import click
@@ -8,12 +9,14 @@ from flask import current_app
 from flask.cli import with_appcontext
 from marshmallow import Schema, ValidationError
 
-from api import db, settings, supervisor
+from api import audit_trail, db, settings, supervisor
+from api.audit import verify
 from api.auth import passwords
 from api.auth.schemas import RegisterIn
 from api.errors import Refusal
 from api.migrations import upgrade
 from api.users import queries
+from api.users.schemas import UserOut
 from api.version import __version__
 from api.web import ROLES, clear_cache
 
@@ -28,6 +31,18 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (settings.SettingsError, upgrade.DatabaseError, Refusal) as error:
             raise click.ClickException(str(error)) from None
+
+
+class NotedEntry(click.ParamType[verify.Link]):
+    """An entry as `walnut audit verify` prints it."""
+
+    name = "entry"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> verify.Link:
+        """Return its number and its hash."""
+        if not (match := re.fullmatch("([0-9]+):([0-9a-f]{64})", value)):
+            self.fail("must be NUMBER:HASH, as `walnut audit verify` prints it.", param, ctx)
+        return verify.Link(int(match[1]), bytes.fromhex(match[2]))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -107,6 +122,7 @@ def create_user(username: str, email: str, role: str, password: str | None) -> N
         if names := queries.taken(conn, username, email):
             raise click.ClickException(f"There is an account with this {' and this '.join(names)} already.")
         made = queries.create(conn, **account, password_hash=password_hash)
+        audit_trail.append(conn, "user.created", made["id"], after=UserOut().dump(made))
     click.echo(f"{made['username']} has an account now, with the role {made['role']} (id {made['id']}).")
 
 
@@ -120,4 +136,35 @@ def _checked(schema: Schema, **values: str) -> dict[str, str]:
     return checked
 
 
-COMMANDS = (database, kept_answers, user)  # what `flask --app wsgi` offers too; it has its own way to serve
+@walnut.group("audit")
+def audit() -> None:
+    """Look after the audit trail."""
+
+
+@audit.command("verify")
+@click.option("--noted", type=NotedEntry(), metavar="NUMBER:HASH", help="An entry that you wrote down earlier.")
+@with_appcontext
+def verify_audit(noted: verify.Link | None) -> None:
+    """Check that nobody changed, removed or put in an entry; otherwise name the first one."""
+    upgrade.check(current_app.extensions["settings"])
+    verdict = verify.verify(noted=noted)
+    if fault := verdict["tampered"]:
+        raise click.ClickException(f"The audit trail was tampered with. Entry {fault['seq']}: {fault['reason']}")
+    click.echo(f"All {verdict['checked_to']} entries are as they were written. To compare later, note the last one:")
+    click.echo(f"{verdict['checked_to']}:{verdict['head']}")
+
+
+@audit.command("seal")
+@with_appcontext
+def seal_audit() -> None:
+    """Sign the end of the trail with the JWT_SECRET of today, after you changed that secret."""
+    upgrade.check(current_app.extensions["settings"])
+    fault = verify.verify()["tampered"]
+    if fault and fault["reason"] != audit_trail.UNKNOWN_END:
+        raise click.ClickException(f"This is not for want of a signature. Entry {fault['seq']}: {fault['reason']}")
+    with db.writing() as conn:
+        audit_trail.seal(conn)
+    click.echo("The end of the audit trail is signed with the key of today. An entry says so.")
+
+
+COMMANDS = (database, kept_answers, user, audit)  # what `flask --app wsgi` offers too; it has its own way to serve

@@ -44,6 +44,12 @@ class Unauthenticated(Refusal):
         self.reason = reason
 
 
+class KeyReused(Refusal):
+    """The Idempotency-Key of another request."""
+
+    code = "idempotency_key_reused"
+
+
 class Forbidden(Refusal):
     """Somebody is signed in, and may not do this."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection
 
-from api import sqlite
+from api import failpoints, sqlite
 from api.errors import Unavailable
 from api.waiting_line import Others
 
@@ -167,7 +167,9 @@ class Writer:
 
     def _commit(self, group: Group) -> None:
         try:
+            failpoints.reach("commit.before")
             self._driver.execute("COMMIT")
+            failpoints.reach("commit.after")
         except sqlite.driver.Error as error:
             self._fail(group, error)
         else:

@@ -34,6 +34,7 @@ PRAGMAS = (
     "trusted_schema=OFF",
     "cell_size_check=ON",
     "secure_delete=ON",
+    "recursive_triggers=ON",  # so that a REPLACE, too, is stopped by what forbids to delete
     f"journal_size_limit={16 * MEGABYTE}",
 )
 BUSY = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED

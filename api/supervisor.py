@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from api import sqlite
 from api.assets import asset
 from api.checkpoints import keep_short
+from api.housekeeping import keep_swept
 from api.settings import Settings, SettingsError
 
 PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
@@ -110,14 +111,16 @@ def serve(settings: Settings, *, reload: bool = False) -> int:
         say(EXPOSED)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
     stop = threading.Event()
-    checkpointer = threading.Thread(target=keep_short, args=(settings, stop))
-    checkpointer.start()
+    keepers = [threading.Thread(target=keep, args=(settings, stop)) for keep in (keep_short, keep_swept)]
+    for keeper in keepers:
+        keeper.start()
     threading.Thread(target=_greet, args=(settings,), daemon=True).start()
     try:
         return Supervisor([Program("Gunicorn", gunicorn)]).run()
     finally:
         stop.set()
-        checkpointer.join()
+        for keeper in keepers:
+            keeper.join()
 
 
 def address(host: str, port: int) -> str:

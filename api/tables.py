@@ -1,7 +1,8 @@
 """Every table on one page: the map of our data. Read this first.
 
 Ids are UUIDv7 strings. Times are integers: milliseconds since 1970 (`db.now()`). `seq` is SQLite's own row number: it
-never leaves the server. What these tables cannot say (the search index, its triggers) is in migrations/versions/.
+never leaves the server, but for the audit trail's, which counts its entries. What these tables cannot say (the search
+index, triggers) is in migrations/versions/.
 """
 
 from sqlalchemy import (
@@ -9,14 +10,17 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
@@ -28,6 +32,17 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class Bytes(LargeBinary):
+    """Bytes that go to the driver and come back as they are: to wrap them costs as much as to store them."""
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        """Wrap nothing on the way in."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        """Wrap nothing on the way out."""
+
 
 Seq = BigInteger().with_variant(Integer, "sqlite")
 Id = String(36)
@@ -109,4 +124,54 @@ generations = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("n", BigInteger, nullable=False),
+)
+
+# Who changed what: api/audit_trail.py says how its rows are chained. Triggers let nobody change or remove one.
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("seq", Seq, primary_key=True, autoincrement=False),  # 1, 2, 3, ...: the order of the chain
+    Column("at", BigInteger, nullable=False),  # never earlier than the entry before
+    Column("action", String(64), nullable=False),  # "task.created": the kind of its subject, and what was done
+    Column("actor_id", String(64)),  # no foreign keys: who is gone was there nevertheless
+    Column("subject_id", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    # Two parts can be blanked, with their salts, when a person is forgotten: what is hashed is their digests.
+    Column("address", String(64)),
+    Column("address_salt", Bytes(16)),
+    Column("address_digest", Bytes(32), nullable=False),
+    Column("change", Text),  # JSON: before and after
+    Column("change_salt", Bytes(16)),
+    Column("change_digest", Bytes(32), nullable=False),
+    Column("hash", Bytes(32), nullable=False),
+    Index(None, "subject_id", "seq"),
+    Index(None, "actor_id", "seq"),
+    Index(None, "action", "seq"),
+    Index(None, "at", "seq"),
+)
+
+# The end of the chain, signed: one row, so that a cut-off end is seen.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("hash", Bytes(32), nullable=False),
+    Column("signature", Bytes(32), nullable=False),
+)
+
+# The answers to requests that came with an Idempotency-Key.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("seq", Seq, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Bytes(32), nullable=False),  # SHA-256 of method, path and key: the key itself is kept nowhere
+    Column("fingerprint", Bytes(32), nullable=False),  # SHA-256 of the request
+    Column("status", SmallInteger, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("body", Bytes, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    UniqueConstraint("user_id", "key"),
 )

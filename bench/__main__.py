@@ -12,7 +12,7 @@ from bench.rounds import measure, writes
 from bench.servers import running
 from tests.system.processes import program
 
-NAMES = ("live", "health", "list", "one", "create", "full", "writes")
+NAMES = ("live", "health", "list", "one", "create", "full", "keyed", "writes")
 
 
 def main() -> int:

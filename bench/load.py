@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import uuid
 from pathlib import Path
 
 from tests.system.processes import program
@@ -24,6 +25,7 @@ class Request:
     token: str = ""
     method: str = "GET"
     body: str = ""
+    keyed: bool = False  # each time with another Idempotency-Key
 
     def headers(self) -> dict[str, str]:
         """Return the headers it needs."""
@@ -66,5 +68,7 @@ def send(request: Request, seconds: int) -> Sample:
     environment = os.environ | {"BENCH_METHOD": request.method}
     if request.body:
         environment["BENCH_BODY"] = request.body
+    if request.keyed:
+        environment["BENCH_KEY"] = str(uuid.uuid4())
     done = subprocess.run([*command, request.url], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return Sample(**json.loads(done.stdout.rpartition("RESULT ")[2]))

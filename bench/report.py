@@ -13,8 +13,9 @@ LABELS = {
     "one": "one task",
     "create": "create a task",
     "full": "the same with all its fields",
+    "keyed": "create with a key",
 }
-RATIOS = {"one": 0.5, "list": 0.35, "create": 0.4}  # of the bare route's requests per second
+RATIOS = {"one": 0.5, "list": 0.35, "create": 0.4, "keyed": 0.3}  # of the bare route's requests per second
 P99 = 60.0  # milliseconds, with 64 connections
 TOGETHER = 3.0  # times the writes per second of one by one
 

@@ -3,6 +3,7 @@
 One Walnut is read from and keeps its 1,000 tasks; the other is written to, so that its growth slows no list down.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from bench.load import Request
 from tests.system.processes import PROJECT, HttpServer, Walnut
 
 TASKS = 1_000
+WRITES = {"create", "keyed"}
 ACCOUNT = {"username": "bench", "email": "bench@example.com", "password": "correct horse"}
 # A limit that is never met is still counted, so its cost is measured.
 NO_LIMITS: dict[str, Any] = {
@@ -119,10 +121,9 @@ def _reads(walnut: Walnut) -> dict[str, Request]:
 def _writes(walnut: Walnut) -> dict[str, Request]:
     token, _ = _furnish(walnut)
     tasks = f"{walnut.url}/api/v1/tasks"
-    return {
-        "create": Request(tasks, token, "POST", json.dumps({"title": "My Task"})),  # as in README's tour
-        "full": Request(tasks, token, "POST", json.dumps(task(0))),
-    }
+    create = Request(tasks, token, "POST", json.dumps({"title": "My Task"}))  # as in README's tour
+    full = Request(tasks, token, "POST", json.dumps(task(0)))
+    return {"create": create, "full": full, "keyed": dataclasses.replace(create, keyed=True)}
 
 
 def _furnish(walnut: Walnut) -> tuple[str, str]:

@@ -2,6 +2,16 @@
 wrk.method = os.getenv("BENCH_METHOD")
 wrk.body = os.getenv("BENCH_BODY")
 
+-- With a key each request is another one, and Lua makes it.
+local key, count = os.getenv("BENCH_KEY"), 0
+if key then
+   function request()
+      count = count + 1
+      wrk.headers["Idempotency-Key"] = key .. "-" .. count
+      return wrk.format()
+   end
+end
+
 function done(summary, latency)
    local e = summary.errors
    io.write(string.format(

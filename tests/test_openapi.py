@@ -12,6 +12,7 @@ from marshmallow import fields
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
 from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
@@ -22,7 +23,7 @@ from api.web.output import shaper
 from api.web.versions import VERSIONS
 from tests.conftest import assert_problem
 
-ANSWERS = (TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut)
+ANSWERS = (TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut)
 BODIES = (TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn)
 
 
@@ -79,7 +80,7 @@ def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
     operations = [one for path in spec["paths"].values() for one in path.values()]
     ids = [one["operationId"] for one in operations]
     assert len(set(ids)) == len(ids)
-    assert {tag for one in operations for tag in one["tags"]} == {"auth", "users", "tasks", "ops"}
+    assert {tag for one in operations for tag in one["tags"]} == {"auth", "users", "tasks", "audit", "ops"}
 
 
 def test_what_needs_a_token_says_so_and_what_does_not_does_not(spec, lasting_app, version):
@@ -158,6 +159,12 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
         (anyone, "GET", "/health", "/health", None, 200),
         (anyone, "GET", "/health/db", "/health/db", None, 200),
         (anyone, "GET", "/health/redis", "/health/redis", None, 200),
+        (admin, "POST", "/tasks", "/tasks", {"title": "x"}, 201),
+        (user, "GET", f"{path}/history", "/tasks/{task_id}/history", None, 200),
+        (admin, "GET", "/audit", "/audit", None, 200),
+        (admin, "GET", "/audit?limit=0", "/audit", None, 422),
+        (admin, "GET", "/audit/verify", "/audit/verify", None, 200),
+        (user, "GET", "/audit", "/audit", None, 403),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 204),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 404),
         (user, "POST", "/auth/logout", "/auth/logout", None, 204),
@@ -206,9 +213,11 @@ def values(field):
         fields.String: st.text(),
         fields.Integer: st.integers(-(2**63), 2**63 - 1),
         fields.Boolean: st.booleans(),
-        fields.List: st.lists(st.text()),
+        fields.Dict: st.dictionaries(st.text(), st.integers()),
     }
-    if type(field) is fields.Nested:
+    if type(field) is fields.List:
+        found = st.lists(values(field.inner), max_size=3)
+    elif type(field) is fields.Nested:
         found = st.fixed_dictionaries({name: values(inner) for name, inner in field.schema.fields.items()})
     else:
         found = kinds[type(field)]

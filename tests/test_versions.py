@@ -291,8 +291,8 @@ def leaving():
     """An app with a room whose one route is on its way out in version 1 and as it should be in version 2."""
     room = resource.Resource("room", __name__)
 
-    @room.get("/old/<name>", allow=guard.PUBLIC, limit=None, transaction=False, status=204, versions=(1,), deprecated=SINCE,
-              sunset=GONE, successor="/api/v2/old/{name}")  # fmt: skip
+    @room.get("/old/<name>", allow=guard.PUBLIC, limit=None, transaction=False, status=204, versions=(1,),
+              deprecated=SINCE, sunset=GONE, successor="/api/v2/old/{name}")  # fmt: skip
     def old(name):
         """Answer in the old way."""
         if name == "missing":

@@ -7,12 +7,12 @@ from sqlalchemy import Connection
 
 from api import db
 from api.auth import passwords, tokens
-from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, TokensOut
+from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, SessionOut, TokensOut
 from api.errors import Conflict, Forbidden, Unauthenticated
 from api.users import queries
 from api.users.names import folded
 from api.users.schemas import UserOut
-from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller, forgive, slow_down
+from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller, for_audit, forgive, record, slow_down
 
 auth = Resource("auth", __name__)
 NO_ADMIN = (
@@ -48,11 +48,13 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
     if names := queries.taken(conn, body["username"], body["email"]):
         fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
         raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
-    return queries.create(conn, **body, password_hash=password_hash)
+    user = queries.create(conn, **body, password_hash=password_hash)
+    for_audit(actor_id=user["id"])
+    return user
 
 
 @auth.post("/auth/login", body=LoginIn(), max_body=SMALL, returns=TokensOut(), allow=PUBLIC, limit="auth",
-           prepare=check_first, audit="session.opened", problems=(401,))  # fmt: skip
+           prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401,))  # fmt: skip
 def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: ARG001 (checked before)
     """Sign in with address and password."""
     now = queries.get(conn, user["id"])
@@ -80,13 +82,25 @@ def refresh(body: dict[str, Any]) -> Any:
 
 
 @auth.route("/auth/logout", methods=["POST", "PUT"], query=LogoutQuery(), status=204, allow=SIGNED_IN,
-            audit="session.ended")  # fmt: skip
+            audit="session.ended", audited=SessionOut())  # fmt: skip
 def logout(conn: Connection, query: dict[str, Any]) -> Any:
     """End this session, or all of yours."""
-    if query["all"]:
-        tokens.end_all_sessions(conn, caller()["id"])
-    else:
-        tokens.end_session(conn, caller()["session_id"])
+    me, own = caller()["id"], caller()["session_id"]
+    ended = tokens.end_all_sessions(conn, me) if query["all"] else [tokens.end_session(conn, own)]
+    found = {row["id"]: row for row in ended if row}
+    if own not in found:
+        raise Unauthenticated("This session has ended already.", reason="invalid_token")
+    for_audit(before=found[own] | {"ended_at": None}, after=found.pop(own))
+    for other in found.values():  # each has its entry, as if it had been ended by itself
+        shape = SessionOut().dump
+        record(
+            conn,
+            "session.ended",
+            other["id"],
+            actor_id=me,
+            before=shape(other | {"ended_at": None}),
+            after=shape(other),
+        )
 
 
 def may_ask_for_admin(conn: Connection) -> bool:

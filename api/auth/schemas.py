@@ -5,7 +5,7 @@ from marshmallow.validate import Length, OneOf
 
 from api.auth.passwords import not_too_long, not_too_short
 from api.users.names import visible
-from api.web import ROLES
+from api.web import ROLES, Timestamp
 
 
 class RegisterIn(Schema):
@@ -52,6 +52,16 @@ class LogoutQuery(Schema):
     """How far to sign out."""
 
     all = fields.Boolean(load_default=False, metadata={"description": "End every session of yours, not only this one."})
+
+
+class SessionOut(Schema):
+    """A session, without anything that opens a door."""
+
+    id = fields.String(metadata={"format": "uuid"})
+    user_id = fields.String(metadata={"format": "uuid"})
+    created_at = Timestamp()
+    expires_at = Timestamp()
+    ended_at = Timestamp(allow_none=True)
 
 
 class TokensOut(Schema):

@@ -17,9 +17,9 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from api import db
 from api.errors import Unauthenticated
 from api.settings import Settings
-from api.statements import Statement
+from api.statements import Row, Statement
 from api.tables import refresh_tokens, sessions, users
-from api.web import access_token
+from api.web import access_token, for_audit, record
 
 GRACE = 10_000  # milliseconds
 
@@ -52,11 +52,13 @@ END = Statement(
     update(sessions)
     .where(sessions.c.id == bindparam("session"), sessions.c.ended_at.is_(None))
     .values(ended_at=bindparam("now"))
+    .returning(sessions)
 )
 END_ALL = Statement(
     update(sessions)
     .where(sessions.c.user_id == bindparam("user"), sessions.c.ended_at.is_(None))
     .values(ended_at=bindparam("now"))
+    .returning(sessions)
 )
 
 
@@ -64,7 +66,9 @@ def open_session(conn: Connection, user_id: str) -> dict[str, Any]:
     """Sign a user in and return what a login answers."""
     now, session_id, token = db.now(), db.new_id(), secrets.token_urlsafe(32)
     lifetime = _settings().refresh_token_ttl * 1000
-    OPEN.run(conn, id=session_id, user_id=user_id, created_at=now, expires_at=now + lifetime, ended_at=None)
+    opened = {"id": session_id, "user_id": user_id, "created_at": now, "expires_at": now + lifetime, "ended_at": None}
+    OPEN.run(conn, **opened)
+    for_audit(after=opened, actor_id=user_id)
     _keep(conn, token, session_id)
     return _pair(user_id, session_id, token)
 
@@ -83,18 +87,19 @@ def rotate(conn: Connection, token: str) -> dict[str, Any] | None:
         _keep(conn, successor, found["session_id"])
     elif now - found["spent_at"] > GRACE or not UNSPENT.first(conn, token_hash=_hash(successor)):
         end_session(conn, found["session_id"])
+        record(conn, "session.ended", found["session_id"], after={"reason": "a refresh token was used twice"})
         return None
     return _pair(found["user_id"], found["session_id"], successor)
 
 
-def end_session(conn: Connection, session_id: str) -> None:
-    """Sign a session out, on every replica at once: guard reads it on each request."""
-    END.run(conn, session=session_id, now=db.now())
+def end_session(conn: Connection, session_id: str) -> Row | None:
+    """Sign a session out, on every replica at once: guard reads it on each request. Return its row, if it was open."""
+    return END.first(conn, session=session_id, now=db.now())
 
 
-def end_all_sessions(conn: Connection, user_id: str) -> None:
-    """Sign a user out everywhere."""
-    END_ALL.run(conn, user=user_id, now=db.now())
+def end_all_sessions(conn: Connection, user_id: str) -> list[Row]:
+    """Sign a user out everywhere. Return the rows of the sessions that were open."""
+    return END_ALL.all(conn, user=user_id, now=db.now())
 
 
 def _pair(user_id: str, session_id: str, refresh_token: str) -> dict[str, Any]:

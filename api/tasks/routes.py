@@ -5,10 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from api.audit import queries as trail
+from api.audit.schemas import HistoryOut, HistoryQuery
 from api.errors import NotFound
 from api.tasks import queries
 from api.tasks.schemas import TaskChange, TaskFilter, TaskIn, TaskOut
-from api.web import Resource, actor, unchanged_since
+from api.web import Resource, actor, for_audit, unchanged_since
 
 tasks = Resource("tasks", __name__)
 
@@ -48,16 +50,27 @@ def change(conn: Connection, task_id: UUID, body: dict[str, Any]) -> Any:
     return queries.change(conn, as_seen(conn, task_id), body)
 
 
-@tasks.delete("/tasks/<uuid:task_id>", status=204, conditional=True, allow="tasks:write", audit="task.removed")
+@tasks.delete("/tasks/<uuid:task_id>", status=204, conditional=True, allow="tasks:write",
+              audit="task.removed", audited=TaskOut())  # fmt: skip
 def remove(conn: Connection, task_id: UUID) -> Any:
     """Delete a task."""
     queries.remove(conn, as_seen(conn, task_id))
+
+
+@tasks.get("/tasks/<uuid:task_id>/history", query=HistoryQuery(), returns=HistoryOut(), allow="tasks:read")
+def history(conn: Connection, task_id: UUID, query: dict[str, Any]) -> Any:
+    """Show what was done to a task, the newest first; also to one that has been deleted."""
+    found = trail.history(conn, "task", str(task_id), **query)
+    if not found["items"] and queries.get(conn, str(task_id)) is None:
+        missing(task_id)
+    return found
 
 
 def as_seen(conn: Connection, task_id: UUID) -> Any:
     """Return the task, if it is as the caller's If-Match says. Raises NotFound, PreconditionFailed."""
     task = queries.get(conn, str(task_id)) or missing(task_id)
     unchanged_since(task)
+    for_audit(before=task)
     return task
 
 

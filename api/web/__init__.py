@@ -1,10 +1,12 @@
 """The corridor every request walks through on its way to a room, and all that a room may import from it."""
 
 from api.web.access_tokens import access_token, bearer
+from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller
+from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.limits import forgive, slow_down
 from api.web.lists import Listing
 from api.web.resource import Resource
@@ -22,7 +24,10 @@ __all__ = [
     "bearer",
     "caller",
     "clear_cache",
+    "for_audit",
     "forgive",
+    "record",
     "slow_down",
+    "sweep_idempotency_keys",
     "unchanged_since",
 ]

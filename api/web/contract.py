@@ -1,6 +1,7 @@
 """What a route declares, and the corridor keeps."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -11,6 +12,8 @@ from marshmallow import Schema
 from api.web.versions import DEFAULT, VERSIONS
 
 MAX_BODY = 1 << 20
+
+SECRET = re.compile("token|secret|password|hash|(^|_)key$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,8 @@ class Contract:
     cache: tuple[str, ...] = ()  # the generations that a kept answer depends on; none: it is not kept
     shared: bool = False  # the answer is the same for everyone who may have it, so it is kept once for all
     idempotent: bool = False  # honours Idempotency-Key
-    audit: str | None = None  # the action, "task.created"
+    audit: str | None = None  # the action, "task.created": the kind of the subject, and what is done to it
+    audited: Schema | None = None  # what an audit entry may say of the subject; without it, `returns`
     prepare: Callable[..., dict[str, Any]] | None = None  # work to be done before the transaction opens
     transaction: bool = True  # False: the view opens its own
     writes: bool = False  # set by Resource from the method
@@ -51,6 +55,8 @@ class Contract:
             raise TypeError("deprecated and sunset are moments in UTC: datetime(2027, 1, 31, tzinfo=UTC)")
         if self.sunset and self.deprecated and self.sunset < self.deprecated:
             raise TypeError("nothing can be gone before it is deprecated (RFC 9745, 4)")
+        if self.audit:
+            _refuse_secrets(self.audited or self.returns)
 
     @property
     def has_etag(self) -> bool:
@@ -68,3 +74,11 @@ class Contract:
             target = self.successor.format_map(path)
             headers.append(("Link", f'<{target}>; rel="successor-version"'))  # RFC 5829
         return headers
+
+
+def _refuse_secrets(schema: Schema | None) -> None:
+    """Refuse to audit what is not known to be harmless."""
+    if schema is None:
+        raise TypeError("audit needs `audited` or `returns`: the fields that an entry may hold")
+    if secret := [name for name in schema.fields if SECRET.search(name)]:
+        raise TypeError(f"{type(schema).__name__} has {secret[0]}, which no audit entry may hold: declare `audited`")

@@ -22,7 +22,7 @@ from api.web.contract import Contract
 PUBLIC = "public"  # anybody
 SIGNED_IN = "signed in"  # any account that may sign in
 PERMISSIONS = {
-    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "jobs:submit", "users:manage"}),
+    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "jobs:submit", "users:manage", "audit:read"}),
     "user": frozenset({SIGNED_IN, "tasks:read", "jobs:submit"}),
 }
 ROLES = tuple(sorted(PERMISSIONS))

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from http import HTTPStatus
 from typing import Any
 
 from apispec import APISpec
@@ -11,11 +10,11 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from api.version import __version__
-from api.web import limits, problems
 from api.web.contract import Contract
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, SIGNED_IN
-from api.web.lists import envelope, has_cursors
+from api.web.lists import has_cursors
+from api.web.openapi_responses import PROBLEM, responses
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 DESCRIPTION = """Accounts, roles and tasks. One request, one commit: what you are told was done, is on disk.
@@ -25,46 +24,16 @@ To try it: **register**, **login**, copy the `access_token`, press **Authorize**
 Errors are `application/problem+json` (RFC 9457). Request bodies may use camelCase too. Every answer carries
 `X-Request-ID`, which is also in the server's log, and `X-Served-By`, the replica and process that made it; where
 requests are counted, `RateLimit-Policy` and `RateLimit` say how many are left."""
-PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong, and what to do next."},
-        "instance": {"type": "string", "description": "The path that was asked for."},
-        "code": {"type": "string", "description": "The same for every problem of its kind."},
-        "request_id": {"type": "string", "description": "The server's log has it too."},
-        "violated-policies": {"type": "array", "items": {"type": "string"}, "description": "With 429: which limit."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "detail"],
-                "properties": {
-                    "pointer": {"type": "string", "description": "Where it is wrong: a JSON pointer."},
-                    "detail": {"type": "string"},
-                },
-            },
-        },
-    },
-}
 LISTS = {
     True: 'A list has `next_cursor`, the `cursor` of its next part, and `Link: <...>; rel="next"`.',
     False: "A list has numbered pages and a `total`.",
 }
-HEADERS: dict[str, Any] = {
-    "Deprecation": {"description": "Since when not to use this any more (RFC 9745).", "schema": {"type": "string"}},
-    "ETag": {"description": "The version of this answer.", "schema": {"type": "string"}},
-    "Link": {"description": "The address of the next part, or of what to use instead.", "schema": {"type": "string"}},
-    "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
-    "Sunset": {"description": "When this will be gone (RFC 8594).", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "How to sign in (RFC 6750).", "schema": {"type": "string"}},
-    **limits.HEADERS,
-}
-REFUSED_WITH = {304: ["ETag"], 401: ["WWW-Authenticate"], 429: ["Retry-After", *limits.HEADERS], 503: ["Retry-After"]}
+IDEMPOTENCY_KEY = (
+    "Makes it safe to repeat the request: choose a new key (a UUID, say) for each new request, and repeat it with the "
+    "same key. The repeated one gets the answer of the first, byte for byte, with `Idempotency-Replayed: true`. "
+    "The key with another request is refused: 422 `idempotency_key_reused`."
+)
+KEY = {"type": "string", "pattern": r'^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$'}  # web/idempotency.py
 
 
 def document(app: Flask, version: int) -> dict[str, Any]:
@@ -110,9 +79,8 @@ def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[
         "operationId": _operation_id(rule, method),
         "summary": (app.view_functions[rule.endpoint].__doc__ or "").split("\n")[0].rstrip("."),
         "parameters": [*_path_parameters(rule), *_header_parameters(contract)],
-        "responses": {str(contract.status): _success(contract)},
+        "responses": responses(rule, contract),
     }
-    operation["responses"] |= {str(status): _refusal(status) for status in _refusals(rule, contract)}
     if contract.allow != PUBLIC:
         operation["security"] = [{"bearer": []}]
         operation["description"] = (
@@ -147,60 +115,12 @@ def _path_parameters(rule: Rule) -> list[dict[str, Any]]:
 
 def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}, "in": "header", "required": False}
+    if contract.idempotent:
+        yield text | {"name": "Idempotency-Key", "description": IDEMPOTENCY_KEY, "schema": KEY}
     if contract.conditional:
         yield text | {"name": "If-Match", "description": "The ETag you saw last: refused if it has changed since."}
     if contract.has_etag:
         yield text | {"name": "If-None-Match", "description": "The ETag you have: 304 if it is still good."}
-
-
-def _success(contract: Contract) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": HTTPStatus(contract.status).phrase}
-    if contract.returns:
-        schema: Any = envelope(contract.returns, contract.version) if contract.many else contract.returns
-        answer["content"] = {"application/json": {"schema": schema}}
-    if names := list(_headers(contract)):
-        answer["headers"] = {name: HEADERS[name] for name in names}
-    return answer
-
-
-def _headers(contract: Contract) -> Iterator[str]:
-    if contract.has_etag or contract.location or (contract.conditional and contract.returns):
-        yield "ETag"
-    if contract.location:
-        yield "Location"
-    if contract.successor or (contract.many and has_cursors(contract.version)):
-        yield "Link"
-    if contract.deprecated:
-        yield "Deprecation"
-    if contract.sunset:
-        yield "Sunset"
-
-
-def _refusals(rule: Rule, contract: Contract) -> list[int]:
-    """Return the statuses a contract implies, beside its success."""
-    found = {503, *contract.problems} | ({429} if contract.limit else set())
-    if contract.allow != PUBLIC:
-        found |= {401} | ({403} if contract.allow != SIGNED_IN else set())
-    if contract.body:
-        found |= {400, 408, 413, 415, 422}
-    if contract.query:
-        found |= {400, 422}
-    if rule.arguments:
-        found |= {404}
-    if contract.conditional:
-        found |= {412}
-    if contract.has_etag:
-        found |= {304}
-    return sorted(found)
-
-
-def _refusal(status: int) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
-    if status != HTTPStatus.NOT_MODIFIED:
-        answer["content"] = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    if names := REFUSED_WITH.get(status):
-        answer["headers"] = {name: HEADERS[name] for name in names}
-    return answer
 
 
 def _close(schemas: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import orjson
 from flask import Response, request
-from marshmallow import Schema
+from marshmallow import Schema, fields
 
 from api.web.app import NoContent
 from api.web.conditional import etag, has_already, refuse_another
@@ -45,15 +45,23 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
 def shaper(schema: Schema) -> Callable[[Any], dict[str, Any]]:
     """Compile a schema of plain fields into a function from a row to a dict: `schema.dump` in a fiftieth of its time.
 
-    Only times need work on their way out, and a test holds both equal for every schema that a route returns.
+    Only times and lists of rows need work on their way out, and a test holds both equal for every schema that a route
+    returns.
     """
     names = list(schema.fields)
     times = [name for name, field in schema.fields.items() if isinstance(field, Timestamp)]
+    lists = {
+        name: shaper(field.inner.schema)
+        for name, field in schema.fields.items()
+        if isinstance(field, fields.List) and isinstance(field.inner, fields.Nested)
+    }
 
     def shape(row: Any) -> dict[str, Any]:
         found = {name: row[name] for name in names}
         for name in times:
             found[name] = rfc3339(found[name])
+        for name, inner in lists.items():
+            found[name] = [inner(row) for row in found[name]]
         return found
 
     return shape
@@ -68,8 +76,8 @@ def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contr
         headers["ETag"] = tag
     if contract.location:
         headers["Location"] = f"{request.path.rstrip('/')}/{shaped['id']}"
-    if isinstance(result, Part) and result.next_cursor:
-        headers["Link"] = f'<{_address_after(result.next_cursor)}>; rel="next"'
+    if cursor := shaped.get("next_cursor"):
+        headers["Link"] = f'<{_address_after(cursor)}>; rel="next"'
     response = Answer(body, contract.status, headers, content_type="application/json")
     return conditional(response) if contract.has_etag and not contract.cache else response
 

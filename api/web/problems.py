@@ -24,7 +24,8 @@ STATUS = {
     errors.PreconditionFailed.code: 412,
     errors.TooLarge.code: 413,
     errors.UnsupportedMediaType.code: 415,
-    errors.Invalid.code: 422,
+    errors.KeyReused.code: 422,
+    errors.Invalid.code: 422,  # after the other one: what Flask itself refuses with 422 is called so
     errors.TooManyRequests.code: 429,
     errors.Unavailable.code: 503,
 }

@@ -33,6 +33,8 @@ class Resource(Blueprint):
         contract = Contract(writes=writes, **{name: options.pop(name) for name in FIELDS & options.keys()})
         if contract.allow not in guard.ALLOWABLE:
             raise TypeError(f"{contract.allow!r} is no permission: guard.PERMISSIONS lists them")
+        if contract.idempotent and contract.allow == guard.PUBLIC:
+            raise TypeError("an Idempotency-Key belongs to a user, so nobody else can have its answer")
 
         def declare(view: View) -> View:
             walks = {version: corridor(view, in_version(contract, version), rule) for version in contract.versions}
@@ -58,7 +60,8 @@ def corridor(view: View, contract: Contract, rule: str) -> View:
     """Return the view behind every step, outermost first."""
     walk = view
     for step in reversed(STEPS):
-        walk = step.wrap(walk, contract)
+        keyed = step is inputs and contract.idempotent
+        walk = idempotency.wrap_inputs(walk, contract) if keyed else step.wrap(walk, contract)
 
     @wraps(view)
     def enter(**kwargs: Any) -> Any:

@@ -1,0 +1,49 @@
+"""Removes what has expired, in small steps between other writes, from the process that supervises the others.
+
+Every replica does it: who comes second finds nothing left to do.
+"""
+
+import logging
+import threading
+
+from sqlalchemy.exc import DBAPIError
+
+from api import sqlite
+from api.db import Database
+from api.errors import Unavailable
+from api.group_commit import Change
+from api.settings import Settings
+from api.web import sweep_idempotency_keys
+
+EVERY_SECONDS = 60.0
+PAUSE_SECONDS = 0.05  # between two steps: each holds the write lock for some milliseconds
+
+log = logging.getLogger(__name__)
+
+
+def keep_swept(settings: Settings, stop: threading.Event) -> None:
+    """Sweep until `stop` is set."""
+    database = Database(settings.database)
+    try:
+        while not stop.wait(EVERY_SECONDS):
+            _sweep(database, stop)
+    finally:
+        database.close()
+
+
+def _sweep(database: Database, stop: threading.Event) -> None:
+    removed = 0
+    try:
+        while step := _step(database):
+            removed += step
+            if stop.wait(PAUSE_SECONDS):
+                break
+    except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy or full: in a minute it is tried again
+        log.warning("sweep failed", extra={"reason": str(error)})
+    log.debug("sweep", extra={"idempotency_keys": removed})
+
+
+def _step(database: Database) -> int:
+    """Remove some of what has expired, and return how much."""
+    with Change(database.writer()) as conn:
+        return sweep_idempotency_keys(conn)
