@@ -14,8 +14,9 @@ from pathlib import Path
 
 import gevent
 
-from api import observe, settings, supervisor
+from api import logs, scoreboard, settings, supervisor
 from api.migrations import upgrade
+from api.watchdog import watchdog
 
 _settings = settings.load()
 
@@ -31,10 +32,15 @@ preload_app = False  # no database connection may cross a fork
 http_parser = "python"  # the C parser lets through what smuggles requests past a proxy
 control_socket_disable = True
 accesslog = None  # the app writes one JSON line a request
-logconfig_dict = observe.logging_config(_settings.log_level)
+logconfig_dict = logs.config(_settings.log_level, _settings.log_dir)
 forwarded_allow_ips = ""  # the app itself counts TRUSTED_PROXIES hops
 if Path("/dev/shm").is_dir():  # noqa: S108 (the heartbeat's file: on a disk it can stall a worker)
     worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+# Where the worker processes keep their numbers together: the supervisor's folder, otherwise one of our own.
+_supervised = supervisor.PARENT in os.environ
+_scoreboard = Path(os.environ[scoreboard.VARIABLE]) if _supervised else scoreboard.make()
 
 
 def on_starting(server):
@@ -46,11 +52,29 @@ def on_starting(server):
         sys.exit(f"Error: {error}")
 
 
+def post_fork(server, worker):
+    """Let the other workers see what this one counts."""
+    scoreboard.share(_scoreboard)
+
+
+def child_exit(server, worker):
+    """Keep what a worker counted, however it ended."""
+    scoreboard.bury(_scoreboard, worker.pid)
+
+
+def on_exit(server):
+    """Leave nothing in shared memory."""
+    if not _supervised:
+        scoreboard.remove(_scoreboard)
+
+
 def post_worker_init(worker):
     """Let /health/ready say when this worker is about to end, and spare the collector what stays for good."""
     gc.collect()
     gc.freeze()
     worker.wsgi.extensions["draining"] = lambda: not worker.alive
+    worker.wsgi.extensions["scoreboard"] = _scoreboard
+    watchdog.start()
 
 
 def post_request(worker, req, environ, resp):

@@ -7,6 +7,7 @@ from api import cli, db, observe, settings, store
 from api.assets import asset
 from api.auth import passwords
 from api.auth.routes import auth
+from api.ops import scrape
 from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
@@ -26,7 +27,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
         part.init_app(app, given)
     resource.mount(app, auth, users, tasks, ops)
     resource.mount_at_root(app, ops)
-    for page in (pages, swagger, problems, headers):
+    for page in (pages, swagger, scrape, problems, headers):
         page.init_app(app)
     observe.init_app(app, given)
     if hops := given.trusted_proxies:

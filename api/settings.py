@@ -152,8 +152,10 @@ def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
 
 def _completed(settings: Settings) -> Settings:
     """Fill in what depends on other settings, and refuse what does not go together."""
-    folder = _folder(settings.instance_path.absolute())
+    folder = _folder("INSTANCE_PATH", settings.instance_path)
     given: dict[str, Any] = {"instance_path": folder}
+    if settings.log_dir:
+        given["log_dir"] = str(_folder("LOG_DIR", Path(settings.log_dir)))
     if not settings.register_admin:
         given["register_admin"] = "never" if settings.production else "first"
     if settings.mock_vendors is None:
@@ -164,17 +166,16 @@ def _completed(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **given)
 
 
-def _folder(path: Path) -> Path:
-    """Make the folder for all state. Raises SettingsError if it cannot be written to."""
+def _folder(name: str, given: Path) -> Path:
+    """Make the folder that a setting names. Raises SettingsError if it cannot be written to."""
+    path = given.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is read-only"
     except OSError as error:
         reason = error.strerror or "unknown reason"
     if reason:
-        raise SettingsError(
-            f"INSTANCE_PATH: cannot write to {path} ({reason}). Name a folder that this user may write to."
-        )
+        raise SettingsError(f"{name}: cannot write to {path} ({reason}). Name a folder that this user may write to.")
     return path
 
 

@@ -4,6 +4,7 @@ Each program has a process group of its own, so that Ctrl-C reaches the supervis
 """
 
 import ctypes
+import logging.config
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from api import sqlite
+from api import logs, scoreboard, sqlite
 from api.assets import asset
 from api.checkpoints import keep_short
 from api.settings import Settings, SettingsError
@@ -100,9 +101,12 @@ class Supervisor:
 
 def serve(settings: Settings, *, reload: bool = False) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the exit status."""
+    logging.config.dictConfig(logs.config(settings.log_level, settings.log_dir))
     if not sqlite.is_safe():
         say(UNSAFE)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
+    board = scoreboard.make()
+    os.environ[scoreboard.VARIABLE] = str(board)
     stop = threading.Event()
     checkpointer = threading.Thread(target=keep_short, args=(settings, stop))
     checkpointer.start()
@@ -112,6 +116,7 @@ def serve(settings: Settings, *, reload: bool = False) -> int:
     finally:
         stop.set()
         checkpointer.join()
+        scoreboard.remove(board)
 
 
 def address(host: str, port: int) -> str:

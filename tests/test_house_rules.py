@@ -17,10 +17,11 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.part
 
 # Bottom to top: a module imports from floors below its own, and from its own room. What has no line here is a room.
 FLOORS = [
-    {"errors", "version", "assets", "tables", "statements", "gunicorn_worker"},
-    {"settings", "sqlite"},
-    {"group_commit"},
-    {"db", "observe", "store"},
+    {"errors", "version", "assets", "tables", "statements", "gunicorn_worker", "scoreboard", "trace", "dated_files"},
+    {"metrics"},
+    {"settings", "sqlite", "watchdog"},
+    {"group_commit", "exchange"},
+    {"db", "logs", "observe", "store"},
     {"migrations", "checkpoints"},
     {"web"},
     {"users"},
@@ -47,6 +48,7 @@ UNAUDITED: dict[str, str] = {
 UNDECLARED = {  # what is served without a contract
     "static": "files",
     "dashboard": "a page",
+    "metrics": "for Prometheus, in its own format",
     "flasgger.apidocs": "a page",
     "flasgger.static": "files",
     "flasgger.openapi": "the document of the contracts",

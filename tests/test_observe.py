@@ -108,9 +108,9 @@ def test_facts_outside_of_a_request_go_nowhere():
 
 LOG = """
 import logging, logging.config, sys
-from api import observe
+from api import logs, observe
 from flask import Flask, Response
-logging.config.dictConfig(observe.logging_config(sys.argv[1]))
+logging.config.dictConfig(logs.config(sys.argv[1]))
 app = Flask("x")
 observe.init_app(app, type("Settings", (), {"port": 3000}))
 app.get("/")(lambda: Response("x"))

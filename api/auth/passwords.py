@@ -13,6 +13,7 @@ from flask import Flask, current_app
 from gevent.threadpool import ThreadPool
 from marshmallow import ValidationError
 
+from api import metrics
 from api.errors import Unavailable
 from api.settings import Settings
 
@@ -67,6 +68,11 @@ def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
     if pool is None:  # made late, because threads do not survive the fork of a worker
         pool = current_app.extensions["hashing"] = ThreadPool(max(1, (os.cpu_count() or 2) // 2))
     if len(pool) >= QUEUE:
+        metrics.HASHING_REFUSED.inc()
         raise Unavailable("Too many people are signing in at this moment. Try again in a few seconds.", retry_after=5)
-    result: Result = pool.apply(work, arguments)
+    metrics.HASHING_QUEUE.inc()
+    try:
+        result: Result = pool.apply(work, arguments)
+    finally:
+        metrics.HASHING_QUEUE.dec()
     return result
