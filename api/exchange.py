@@ -21,6 +21,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ID, TRACE, FACTS = "walnut.request_id", "walnut.trace", "walnut.facts"  # where they are in the WSGI environment
 SLOW_SECONDS = 1.0  # a request that takes longer is a warning
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LONG_PART = re.compile(r"[^/]{32,}")  # a link of a mail, with the wrong method, has no route: its token is no news
 WITHOUT_BODY = frozenset({"204", "304"})
 BUG = {
     "type": "urn:walnut:problem:internal_server_error",
@@ -82,9 +83,12 @@ class Exchange:
     def failed(self) -> list[bytes]:
         """Answer a bug outside of Flask as Flask's are: nothing to the client but the id, everything to the log."""
         log.exception("bug", extra=names(self._environ))
-        body = orjson.dumps(BUG | {"instance": path_of(self._environ), "request_id": self._environ[ID]})
+        body = orjson.dumps(
+            BUG | {"instance": quote(self._environ["PATH_INFO"], encoding="latin1"), "request_id": self._environ[ID]}
+        )
         headers = [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
-        self.start("500 Internal Server Error", [*headers, ("Cache-Control", "no-store")], sys.exc_info())
+        again = (sys.exc_info(),) if self.status else ()  # PEP 3333: who begins twice must say why
+        self.start("500 Internal Server Error", [*headers, ("Cache-Control", "no-store")], *again)
         return [body]
 
     def broke_off(self, reason: BaseException) -> None:
@@ -98,35 +102,33 @@ class Exchange:
         seconds = now - self._started
         watchdog.moved(now)
         metrics.ACTIVE_REQUESTS.dec()
-        facts = self._facts()
-        _series(self._environ["REQUEST_METHOD"], facts["route"], self.status, facts["version"]).observe(seconds)
+        facts = self._environ.get(FACTS) or {}
+        route, version = facts.get("route", ""), _version(self._environ, facts)
+        _series(self._environ["REQUEST_METHOD"], route, self.status, version).observe(seconds)
         slow = seconds > SLOW_SECONDS and not streamed
         level = logging.WARNING if slow else logging.INFO
         if log.isEnabledFor(level):
+            line = self._line(round(seconds * 1000, 2), version, facts)
             if slow:  # the rest of its time it waited, and the others went on meanwhile
-                facts |= {"slow": True, "blocked_ms": round((watchdog.blocked - self._blocked) * 1000)}
-            log.handle(Line(level, facts | {"ms": round(seconds * 1000, 2)}))
+                line |= {"slow": True, "blocked_ms": round((watchdog.blocked - self._blocked) * 1000)}
+            log.handle(Line(level, line))
 
-    def _facts(self) -> dict[str, Any]:
+    def _line(self, ms: float, version: str, facts: dict[str, Any]) -> dict[str, Any]:
         environ = self._environ
-        noted = environ.get(FACTS)
         found = {
             **names(environ),
             "method": environ["REQUEST_METHOD"],
-            "route": "",
-            "version": "",
             "status": int(self.status or 0),
+            "ms": ms,
             "bytes": self.length or 0,
             "replica": self._fixed[1][1],
             "address": environ.get("REMOTE_ADDR"),
         }
-        if noted:
-            found.update(noted)
-        path = environ.get("PATH_INFO", "")
-        if not found["route"]:
+        if "route" not in facts:
             found["path"] = path_of(environ)
-        elif not found["version"] and path.startswith("/api/v"):  # of a route that was found: a known one
-            found["version"] = path[6 : path.find("/", 6)]
+        if version:
+            found["version"] = version
+        found.update(facts)
         return found
 
 
@@ -161,14 +163,23 @@ def names(environ: Environ) -> dict[str, str]:
 
 
 def path_of(environ: Environ) -> str:
-    """Return the beginning of the path as it stands in a URL: in ASCII, whatever a client sent."""
-    return quote(environ.get("PATH_INFO", "")[:200].encode("latin1", "replace"))[:200]
+    """Return the beginning of a path for the log: as it stands in a URL, in ASCII, without what may be a token."""
+    path = LONG_PART.sub("...", environ.get("PATH_INFO", ""))
+    return quote(path[:200].encode("latin1", "replace"))[:200]
+
+
+def _version(environ: Environ, facts: dict[str, Any]) -> str:
+    """Return the version of the API that answered, or nothing. A route that was found is of a known one."""
+    if version := facts.get("version"):
+        return str(version)
+    path = environ.get("PATH_INFO", "")
+    return path[6 : path.find("/", 6)] if "route" in facts and path.startswith("/api/v") else ""
 
 
 _known: dict[tuple[str, str, str, str], Histogram] = {}
 
 
-def _series(method: str, route: str, status: str, version: Any) -> Histogram:
+def _series(method: str, route: str, status: str, version: str) -> Histogram:
     """Return the histogram of a request's kind. There are few: no method, route or version is a client's to choose."""
     key = (method, route, status, version)
     found = _known.get(key)

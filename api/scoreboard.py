@@ -104,9 +104,10 @@ def remove(folder: Path) -> None:
 
 def share(folder: Path) -> None:
     """Let this process's numbers be seen by the others of its replica. Call it once, after the fork."""
-    _files.update({kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in KINDS})
-    for cell in _cells:
-        cell.move(_files[cell._kind])
+    with _locked(folder, fcntl.LOCK_EX):  # a file that is still empty would break a scrape
+        _files.update({kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in KINDS})
+        for cell in _cells:
+            cell.move(_files[cell._kind])
 
 
 def collect(folder: Path) -> Iterator[Metric]:

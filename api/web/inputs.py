@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from flask import request
 from gevent import Timeout
+from gunicorn.http.errors import ParseException
 from marshmallow import Schema, ValidationError, fields
 
 from api.errors import Invalid, Malformed, TimedOut, TooLarge, UnsupportedMediaType
@@ -68,7 +69,7 @@ def body() -> bytes:
     try:
         with Timeout(BODY_SECONDS, TimedOut(f"The body did not arrive within {BODY_SECONDS} seconds.")):
             data = request.get_data(cache=True)
-    except OSError:  # as Gunicorn calls a chunk that is none
+    except (OSError, ParseException):  # as Gunicorn calls chunks that end too early, or are none
         raise Malformed("The body ended before it was whole.") from None
     if len(data) > MAX_BODY:
         raise TooLarge("The request is larger than 1 MiB.")
