@@ -45,7 +45,7 @@ REQUEST_SECONDS = _histogram(
     "http_server_request_duration_seconds",
     "Time from the first look at a request until its answer was handed to the server (a stream: until it ended).",
     "http_request_method", "http_route", "http_response_status_code", "api_version",
-    buckets=(5e-4, 1e-3, 2.5e-3, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+    buckets=(5e-4, 1e-3, 2.5e-3, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )  # fmt: skip
 ACTIVE_REQUESTS = _gauge("http_server_active_requests", "Requests that are being answered now, this one included.")
 

@@ -2,6 +2,7 @@ import os
 import re
 
 import pytest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -360,3 +361,20 @@ def test_a_machine_without_shared_memory_has_a_temporary_folder(monkeypatch, tmp
     assert made.parent == tmp_path
     assert made.stat().st_mode & 0o777 == 0o700
     os.close(scoreboard._owned.pop())
+
+
+def test_adding_up_gives_what_prometheus_client_gives(folder):
+    """The same numbers as its own, slower, collector: held against it, so that its format may not change unseen."""
+    counting = [start_python(COUNT, folder, number) for number in (10, 77, 200)]
+    for process in counting:
+        process.stdout.readline()
+    for _ in range(2):  # the second time from the index
+        ours = {
+            (s.name, tuple(sorted(s.labels.items()))): s.value for f in scoreboard.collect(folder) for s in f.samples
+        }
+        theirs = MultiProcessCollector(None, str(folder)).collect()
+        assert ours == {(s.name, tuple(sorted(s.labels.items()))): s.value for f in theirs for s in f.samples}
+        assert len(ours) > 800
+    for process in counting:
+        process.kill()
+        process.communicate()
