@@ -1,8 +1,8 @@
 """Where the worker processes of one replica keep their numbers, so that any of them can answer for all.
 
 Each process writes to files of its own in a folder in shared memory, in the format of prometheus_client's multiprocess
-mode; a scrape adds them up (api/tally.py). What a process counted survives it, also `kill -9`: the memory is the kernel's. The files
-of a process that has ended are folded into one, so that restarts do not make scrapes slower.
+mode; a scrape adds them up (api/tally.py). What a process counted survives it, also `kill -9`: the memory is the
+kernel's. The files of a process that has ended are folded into one, so that restarts do not make scrapes slower.
 
 A number is an addition to a memory view here: 0.1 microseconds, against 1.1 for prometheus_client's own MmapedValue,
 which also must know the folder before it is imported. See docs/decisions/0015-observability.md.
