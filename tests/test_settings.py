@@ -223,3 +223,13 @@ def test_two_processes_that_make_the_secret_at_once_get_the_same_one(tmp_path):
     one, other = [ended(process) for process in both]
     assert one == other
     assert len(set(one.split())) == 30
+
+
+def test_the_folder_for_logs_is_made_for_its_owner_only_and_does_not_move_with_the_process(configure, tmp_path):
+    assert configure(LOG_DIR="logs/deep").log_dir == str(tmp_path / "logs" / "deep")
+    assert (tmp_path / "logs" / "deep").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_for_logs_that_cannot_be_made_stops_the_start(configure, tmp_path):
+    (tmp_path / "file").touch()
+    one_line_about("LOG_DIR", refused(configure, LOG_DIR=str(tmp_path / "file" / "logs")))
