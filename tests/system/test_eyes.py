@@ -330,7 +330,7 @@ def _traffic(walnut: Walnut) -> set[str]:
     walnut.request("GET", "/api/v1/tasks", headers={"Authorization": "Bearer canary", "Cookie": "session=canary"})
     walnut.request("GET", "/api/v1/tasks", headers={"Authorization": "Basic canary", "X-Request-ID": "canary;"})
     walnut.request("GET", "/api/v1/tasks", headers={"traceparent": "canary", "tracestate": "canary"})
-    walnut.request("GET", f"/api/v1/auth/reset-password/{max(tokens, key=len)}")  # a link of a mail, in the wrong way
+    walnut.request("GET", f"/api/v1/auth/reset-password/{min(tokens, key=len)}")  # a link of a mail, in the wrong way
     walnut.request("POST", "/api/v1/auth/logout", None, headers)
     return tokens
 
