@@ -14,8 +14,9 @@ from pathlib import Path
 
 import gevent
 
-from api import observe, settings, supervisor
+from api import logs, scoreboard, settings, supervisor
 from api.migrations import upgrade
+from api.watchdog import watchdog
 
 _settings = settings.load()
 
@@ -32,10 +33,15 @@ preload_app = False  # no database connection may cross a fork
 http_parser = "python"  # the C parser lets through what smuggles requests past a proxy
 control_socket_disable = True
 accesslog = None  # the app writes one JSON line a request
-logconfig_dict = observe.logging_config(_settings.log_level)
+logconfig_dict = logs.config(_settings.log_level, _settings.log_dir)
 forwarded_allow_ips = ""  # the app itself counts TRUSTED_PROXIES hops
 if Path("/dev/shm").is_dir():  # noqa: S108 (the heartbeat's file: on a disk it can stall a worker)
     worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+# Where the worker processes keep their numbers together: the supervisor's folder, otherwise one of our own.
+_supervised = supervisor.PARENT in os.environ
+_scoreboard = Path(os.environ[scoreboard.VARIABLE]) if _supervised else scoreboard.make()
 
 
 def on_starting(server):
@@ -48,8 +54,20 @@ def on_starting(server):
 
 
 def post_fork(server, worker):
-    """Let the worker hear what it was told before it listened."""
+    """Let the worker hear what it was told before it listened, and the other workers see what this one counts."""
     worker.told = server.SIG_QUEUE
+    scoreboard.share(_scoreboard)
+
+
+def child_exit(server, worker):
+    """Keep what a worker counted, however it ended."""
+    scoreboard.bury(_scoreboard, worker.pid)
+
+
+def on_exit(server):
+    """Leave nothing in shared memory."""
+    if not _supervised:
+        scoreboard.remove(_scoreboard)
 
 
 def post_worker_init(worker):
@@ -57,6 +75,8 @@ def post_worker_init(worker):
     gc.collect()
     gc.freeze()
     worker.wsgi.extensions["draining"] = lambda: not worker.alive
+    worker.wsgi.extensions["scoreboard"] = _scoreboard
+    watchdog.start()
 
 
 def post_request(worker, req, environ, resp):

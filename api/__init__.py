@@ -8,6 +8,7 @@ from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
+from api.ops import scrape
 from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
@@ -39,7 +40,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
         part.init_app(app, given)
     resource.mount(app, auth, users, tasks, audit, ops)
     resource.mount_at_root(app, ops)
-    for page in (pages, swagger, problems):
+    for page in (pages, swagger, scrape, problems):
         page.init_app(app)
     for layer in (edge, versions, cors, headers, observe):  # WSGI: the last one is the first to see a request
         layer.init_app(app, given)

@@ -13,7 +13,7 @@ from api import audit_trail, db, settings, supervisor
 from api.audit import verify
 from api.auth import passwords
 from api.auth.schemas import RegisterIn
-from api.errors import Refusal
+from api.errors import Refusal, SettingsError
 from api.migrations import upgrade
 from api.users import queries
 from api.users.schemas import UserOut
@@ -29,7 +29,7 @@ class Commands(click.Group):
         os.umask(0o077)  # all state is its owner's alone
         try:
             return super().invoke(ctx)
-        except (settings.SettingsError, upgrade.DatabaseError, Refusal) as error:
+        except (SettingsError, upgrade.DatabaseError, Refusal) as error:
             raise click.ClickException(str(error)) from None
 
 

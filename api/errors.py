@@ -3,6 +3,10 @@
 from typing import Any
 
 
+class SettingsError(Exception):
+    """A setting makes no sense. The message is one line for the person who starts Walnut."""
+
+
 class Refusal(Exception):
     """A request that was understood and will not be carried out.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection
 
-from api import failpoints, sqlite
+from api import failpoints, metrics, sqlite
 from api.errors import Unavailable
 from api.waiting_line import Others
 
@@ -30,6 +30,7 @@ class Group:
     def __init__(self) -> None:
         self.ended = threading.Event()
         self.error: Exception | None = None
+        self.changes = 0  # that are to be kept
 
 
 class Change:
@@ -77,8 +78,11 @@ class Writer:
 
         Raises Unavailable if the turn or the lock is not to be had within BUSY_SECONDS.
         """
-        deadline = time.monotonic() + sqlite.BUSY_SECONDS
-        if not self._turn.acquire(timeout=sqlite.BUSY_SECONDS):
+        asked = time.monotonic()
+        deadline = asked + sqlite.BUSY_SECONDS
+        has_turn = self._turn.acquire(timeout=sqlite.BUSY_SECONDS)
+        metrics.TURN_WAIT.observe(time.monotonic() - asked)
+        if not has_turn:
             raise Unavailable(sqlite.FAULTS[5])
         leads = self._group is None
         try:
@@ -96,6 +100,7 @@ class Writer:
         try:
             if error is None:
                 self._driver.execute("RELEASE request")
+                group.changes += 1
             else:
                 self._undo(group, error)
         except BaseException as fault:
@@ -118,12 +123,14 @@ class Writer:
 
     def _begin(self, deadline: float) -> Group:
         """Take the write lock, giving way to the other greenlets while another process has it."""
-        if (rest := self._not_before - time.monotonic()) > 0:
+        asked = time.monotonic()
+        if (rest := self._not_before - asked) > 0:
             time.sleep(rest)
         try:
             sqlite.patiently(self._take_lock, deadline, self._others.wait_in_line)
         finally:
             self._others.leave_line()
+            metrics.BEGIN_WAIT.observe(time.monotonic() - asked)
         self._group = Group()
         return self._group
 
@@ -168,11 +175,13 @@ class Writer:
     def _commit(self, group: Group) -> None:
         try:
             failpoints.reach("commit.before")
-            self._driver.execute("COMMIT")
+            with metrics.COMMIT_SECONDS.time():
+                self._driver.execute("COMMIT")
             failpoints.reach("commit.after")
         except sqlite.driver.Error as error:
             self._fail(group, error)
         else:
+            metrics.COMMIT_CHANGES.observe(group.changes)
             self._end(group)
         now = time.monotonic()
         if now - self._since > QUANTUM_SECONDS and self._others.are_waiting():
@@ -180,6 +189,7 @@ class Writer:
 
     def _fail(self, group: Group, error: BaseException) -> None:
         """Undo everything, and tell everyone in the group."""
+        metrics.COMMIT_FAILURES.inc()
         group.error = sqlite.named(error) if isinstance(error, Exception) else Unavailable(sqlite.FAULTS[10])
         self._end(group)
         with suppress(sqlite.driver.Error):  # a disk that refuses this too: `_take_lock` tries again

@@ -1,66 +1,33 @@
-"""Eyes on every request: its id, who served it, how long it took, and one JSON line in the log.
+"""Eyes on every request: its id, its place in a trace, who served it, how long it took; one line in the log.
 
 Works outside Flask, so that whatever answers a request (a view, an error, a static file) is seen the same way. Secrets
 never reach the log: neither query strings, nor headers, nor bodies, nor the path of a route that was found.
 """
 
-import logging
 import os
-import re
 import socket
-import sys
-import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from functools import wraps
 from typing import Any
 
-import orjson
 from flask import Flask, has_request_context, request
-from pythonjsonlogger.orjson import OrjsonFormatter
-from uuid_utils import uuid7
 
+from api.exchange import FACTS, ID, TRACE, Environ, Exchange, StartResponse, Stream, path_of
 from api.settings import Settings
-
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-FACTS = "walnut.facts"  # what the corridor learns about a request, in its WSGI environment
-
-log = logging.getLogger("walnut.request")
-
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
+from api.trace import Trace
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Watch every request of the app."""
+    """Watch every request of the app, whose routes are all there by now."""
+    for endpoint, view in app.view_functions.items():
+        if not hasattr(view, "contract"):
+            app.view_functions[endpoint] = _named(view)
     app.wsgi_app = Observed(app.wsgi_app, served_by(settings))  # type: ignore[method-assign]
 
 
 def served_by(settings: Settings) -> str:
     """Return the name of this process for `X-Served-By`: host:port/process."""
     return f"{socket.gethostname()}:{settings.port}/{os.getpid()}"
-
-
-def logging_config(level: str) -> dict[str, Any]:
-    """Return the `logging.config` of every process: one JSON object a line on standard output."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "json": {
-                "()": Lines,
-                "fmt": "{levelname}{name}{message}",
-                "style": "{",
-                "rename_fields": {"levelname": "level", "name": "logger"},
-                "timestamp": "time",
-            }
-        },
-        "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stdout}},
-        "root": {"level": level.upper(), "handlers": ["stdout"]},
-        "loggers": {
-            "gunicorn.error": {"level": level.upper(), "propagate": True, "handlers": []},
-            "alembic": {"level": "WARNING"},
-        },
-    }
 
 
 def note(**facts: Any) -> None:
@@ -71,20 +38,17 @@ def note(**facts: Any) -> None:
 
 def request_id() -> str:
     """Return the id of the current request."""
-    return str(request.environ.get("walnut.request_id", ""))
+    return str(request.environ.get(ID, ""))
 
 
-class Lines(OrjsonFormatter):
-    """Writes records as JSON; the line of a request is a dict already, and need not be looked for in its record."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line."""
-        line: dict[str, Any] | None = getattr(record, "line", None)
-        return super().format(record) if line is None else orjson.dumps(line).decode()
+def trace_headers() -> dict[str, str]:
+    """Return the headers that let whom we call now go on with the current request's trace; none outside of one."""
+    found: Trace | None = request.environ.get(TRACE) if has_request_context() else None
+    return found.headers() if found else {}
 
 
 class Observed:
-    """WSGI: names the request, times it, and writes its line."""
+    """WSGI: names the request, times it, counts it, and writes its line."""
 
     def __init__(self, wsgi_app: Callable[[Environ, StartResponse], Iterable[bytes]], name: str) -> None:
         self.wsgi_app = wsgi_app
@@ -92,41 +56,27 @@ class Observed:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        started = time.perf_counter()
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        known = given if REQUEST_ID.fullmatch(given) else str(uuid7())
-        environ["walnut.request_id"] = known
-        answered = ["000"]
-
-        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            answered[0] = status
-            return start_response(status, [*headers, ("X-Request-ID", known), ("X-Served-By", self.name)], *more)
-
+        exchange = Exchange(environ, start_response, self.name)
         try:
-            return self.wsgi_app(environ, start)
-        finally:
-            if log.isEnabledFor(logging.INFO):
-                log.handle(_record(self._line(environ, int(answered[0][:3]), started)))
-
-    def _line(self, environ: Environ, status: int, started: float) -> dict[str, Any]:
-        facts = environ.get(FACTS, {})
-        if "route" not in facts:
-            facts = {"path": environ.get("PATH_INFO", "")[:200], **facts}
-        return {
-            "time": datetime.now(UTC),
-            "level": "INFO",
-            "logger": log.name,
-            "message": "request",
-            "request_id": environ["walnut.request_id"],
-            "method": environ["REQUEST_METHOD"],
-            "status": status,
-            "ms": round((time.perf_counter() - started) * 1000, 2),
-            "replica": self.name,
-            "address": environ.get("REMOTE_ADDR"),
-            **facts,
-        }
+            answer = self.wsgi_app(environ, exchange.start)
+        except Exception:  # noqa: BLE001 (from outside Flask's own net, where every error becomes a problem)
+            answer = exchange.failed()
+        except BaseException as end:
+            exchange.broke_off(end)
+            exchange.end()
+            raise
+        if exchange.length is None:
+            return Stream(answer, exchange)
+        exchange.end()
+        return answer
 
 
-def _record(line: dict[str, Any]) -> logging.LogRecord:
-    own = {"name": log.name, "levelno": logging.INFO, "levelname": "INFO", "msg": "request", "line": line}
-    return logging.makeLogRecord(line | own)
+def _named(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a view without a contract (a page, a file) tell its route, and the path: it holds no secret there."""
+
+    @wraps(view)
+    def named(**kwargs: Any) -> Any:
+        note(route=request.url_rule and request.url_rule.rule, path=path_of(request.environ))
+        return view(**kwargs)
+
+    return named

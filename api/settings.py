@@ -7,10 +7,7 @@ file that holds the value of `NAME`, for secrets. README.md's table says the sam
 import dataclasses
 import os
 import re
-import secrets
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,15 +15,11 @@ from urllib.parse import urlsplit
 from environs import EnvError, EnvValidationError, FileAwareEnv, ValidationError, validate
 from sqlalchemy import URL, make_url
 
-from api import rates
+from api import jwt_secret, rates
+from api.errors import SettingsError
 
-SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
 # As browsers write it: lower case, no default port, nothing after it.
 ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9]\d{0,4})?")
-
-
-class SettingsError(Exception):
-    """A setting makes no sense. The message is one line for the person who starts Walnut."""
 
 
 def _setting(default: Any, explanation: str, *rules: Callable[[Any], Any], kind: str = "str") -> Any:
@@ -154,40 +147,31 @@ def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
 
 def _completed(settings: Settings) -> Settings:
     """Fill in what depends on other settings, and refuse what does not go together."""
-    folder = _folder(settings.instance_path.absolute())
+    folder = _folder("INSTANCE_PATH", settings.instance_path)
     given: dict[str, Any] = {"instance_path": folder}
+    if settings.log_dir:
+        given["log_dir"] = str(_folder("LOG_DIR", Path(settings.log_dir)))
     if not settings.register_admin:
         given["register_admin"] = "never" if settings.production else "first"
     if settings.mock_vendors is None:
         given["mock_vendors"] = not settings.production
     given["jwt_secret"] = (
-        _checked(settings.jwt_secret) if settings.jwt_secret else _development_secret(settings, folder)
+        jwt_secret.checked(settings.jwt_secret) if settings.jwt_secret else _development_secret(settings, folder)
     )
     return dataclasses.replace(settings, **given)
 
 
-def _folder(path: Path) -> Path:
-    """Make the folder for all state. Raises SettingsError if it cannot be written to."""
+def _folder(name: str, given: Path) -> Path:
+    """Make the folder that a setting names. Raises SettingsError if it cannot be written to."""
+    path = given.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is read-only"
     except OSError as error:
         reason = error.strerror or "unknown reason"
     if reason:
-        raise SettingsError(
-            f"INSTANCE_PATH: cannot write to {path} ({reason}). Name a folder that this user may write to."
-        )
+        raise SettingsError(f"{name}: cannot write to {path} ({reason}). Name a folder that this user may write to.")
     return path
-
-
-def _checked(secret: str) -> str:
-    if len(secret.encode()) < SECRET_BYTES:
-        raise SettingsError(
-            f"JWT_SECRET: has fewer than {SECRET_BYTES} bytes. Make one with `openssl rand -base64 48`."
-        )
-    if len(set(secret)) < 10:
-        raise SettingsError("JWT_SECRET: is too easy to guess. Make one with `openssl rand -base64 48`.")
-    return secret
 
 
 def _development_secret(settings: Settings, folder: Path) -> str:
@@ -196,25 +180,4 @@ def _development_secret(settings: Settings, folder: Path) -> str:
             "JWT_SECRET: is required in production. Make one with `openssl rand -base64 48`. "
             "JWT_SECRET_FILE may name a file that holds it."
         )
-    return kept_secret(folder / "jwt_secret")
-
-
-def kept_secret(path: Path) -> str:
-    """Return the secret kept in `path` (mode 0600), made the first time. Raises SettingsError if it cannot be read."""
-    try:
-        if not path.exists():
-            _make_once(path)
-        if path.stat().st_mode & 0o077:
-            raise SettingsError(f"JWT_SECRET: others may read or write {path}. Delete it, or `chmod 600` it.")
-        return _checked(path.read_text().strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"JWT_SECRET: cannot read {path} ({error}). Mend that file, or delete it.") from None
-
-
-def _make_once(path: Path) -> None:
-    """Two replicas may start at once: a link appears whole, and only for the first."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # mode 0600, and a name nobody can foresee
-        draft.write(secrets.token_urlsafe(48) + "\n")
-        draft.flush()
-        with suppress(FileExistsError):
-            os.link(draft.name, path)
+    return jwt_secret.kept(folder / "jwt_secret")

@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from api import metrics
 from api.errors import Unavailable
 
 try:
@@ -76,6 +77,7 @@ def engine(url: URL, *pragmas: str, mode: str = "rw") -> Engine:
         creator=lambda: _connect(url, mode, pragmas),
         isolation_level="AUTOCOMMIT",
         poolclass=NullPool,  # who needs connections again keeps them
+        hide_parameters=True,  # errors end in the log, and parameters are people's data
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
     )
@@ -112,6 +114,7 @@ def patiently(
         except (DBAPIError, driver.Error) as error:
             if fault_code(error) not in BUSY or time.monotonic() > deadline:
                 raise
+        metrics.DATABASE_BUSY.inc()
         meanwhile()
         time.sleep(random.uniform(0.001, 0.003))  # noqa: S311 (jitter, no secret)
 

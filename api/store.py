@@ -14,6 +14,7 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from api import metrics
 from api.settings import Settings
 
 TIMEOUT_SECONDS = 0.05
@@ -69,6 +70,10 @@ class Store:
             answer = question(self._redis)
         except RedisError:
             self._rests_until = time.monotonic() + REST_SECONDS
+            metrics.REDIS_FAILURES.inc()
+            metrics.REDIS_BREAKER.set(1)
             return None
-        self._rests_until = 0.0
+        if self._rests_until:
+            self._rests_until = 0.0
+            metrics.REDIS_BREAKER.set(0)
         return answer

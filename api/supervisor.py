@@ -4,6 +4,7 @@ Each program has a process group of its own, so that Ctrl-C reaches the supervis
 """
 
 import ctypes
+import logging.config
 import os
 import signal
 import socket
@@ -17,11 +18,12 @@ from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from api import sqlite
+from api import logs, scoreboard, sqlite
 from api.assets import asset
 from api.checkpoints import keep_short
+from api.errors import SettingsError
 from api.housekeeping import keep_swept
-from api.settings import Settings, SettingsError
+from api.settings import Settings
 
 PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -105,11 +107,14 @@ class Supervisor:
 
 def serve(settings: Settings, *, reload: bool = False) -> int:
     """Serve until SIGTERM or Ctrl-C. Returns the exit status."""
+    logging.config.dictConfig(logs.config(settings.log_level, settings.log_dir))
     if not sqlite.is_safe():
         say(UNSAFE)
     if not settings.production and settings.host not in ("127.0.0.1", "::1", "localhost"):
         say(EXPOSED)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
+    board = scoreboard.make()
+    os.environ[scoreboard.VARIABLE] = str(board)
     stop = threading.Event()
     keepers = [threading.Thread(target=keep, args=(settings, stop)) for keep in (keep_short, keep_swept)]
     for keeper in keepers:
@@ -121,6 +126,7 @@ def serve(settings: Settings, *, reload: bool = False) -> int:
         stop.set()
         for keeper in keepers:
             keeper.join()
+        scoreboard.remove(board)
 
 
 def address(host: str, port: int) -> str:

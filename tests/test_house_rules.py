@@ -19,10 +19,16 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.rela
 
 # Bottom to top: a module imports from floors below its own, and from its own room. What has no line here is a room.
 FLOORS = [
-    {"errors", "version", "assets", "tables", "statements", "rates", "gunicorn_worker", "waiting_line", "failpoints"},
-    {"settings", "sqlite"},
-    {"group_commit"},
-    {"db", "observe", "store"},
+    {
+        *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_worker", "waiting_line"),
+        *("failpoints", "trace", "dated_files", "tally"),
+    },
+    {"scoreboard"},
+    {"metrics"},
+    {"jwt_secret"},
+    {"settings", "sqlite", "watchdog"},
+    {"group_commit", "exchange"},
+    {"db", "logs", "observe", "store"},
     {"answers"},
     {"migrations", "checkpoints", "counting", "audit_trail"},
     {"web"},
@@ -59,6 +65,7 @@ UNLIMITED: dict[str, str] = {  # path: why nobody counts
 UNDECLARED = {  # what is served without a contract
     "static": "files",
     "dashboard": "a page",
+    "metrics": "for Prometheus, in its own format",
     "flasgger.apidocs": "a page",
     "flasgger.static": "files",
     "flasgger.openapi": "the document of the contracts",

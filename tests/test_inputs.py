@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from gunicorn.http.errors import InvalidChunkSize
 
 from api.errors import Malformed
 from api.web import inputs, strict_json
@@ -362,3 +363,12 @@ def test_what_is_read_is_what_pythons_own_reader_reads():
 )
 def test_camel_case(name, camel):
     assert inputs.camel_case(name) == camel
+
+
+def test_chunks_that_are_none_are_the_clients_fault(admin):
+    class Chunks(io.RawIOBase):
+        def readinto(self, _buffer):
+            raise InvalidChunkSize(b"nonsense")
+
+    chunked = {"wsgi.input": Chunks(), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    assert_problem(admin.send("POST", "/tasks", content_type=JSON, environ_overrides=chunked), 400, "malformed")

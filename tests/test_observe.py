@@ -2,12 +2,16 @@ import json
 import logging
 import os
 import re
+import secrets
 import socket
 
+import gevent
 import pytest
+from flask import Response
 
-from api import observe
-from tests.conftest import Caller, ended, sign_up, start_python
+from api import exchange, metrics, observe
+from api.watchdog import watchdog
+from tests.conftest import Caller, assert_problem, ended, sign_up, start_python
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -66,9 +70,101 @@ def test_the_path_of_a_route_that_was_found_is_not_logged(app, admin, lines):
 
 
 def test_an_unknown_path_is_logged_but_not_all_of_a_long_one(app, anyone, lines):
-    anyone("GET", "/" + "x" * 5000)
-    assert lines()[-1].path.startswith("/api/v1/xxx")
-    assert len(lines()[-1].path) <= 200
+    anyone("GET", "/tasks/of/all/of/us" + "/xy" * 5000)
+    assert lines()[-1].path.startswith("/api/v1/tasks/of/all/of/us/xy")
+    assert len(lines()[-1].path) == 200
+
+
+def test_what_may_be_a_token_in_an_unknown_path_is_not_logged(app, anyone, lines):
+    anyone("GET", f"/auth/confirmation/{secrets.token_urlsafe(32)}/x")
+    assert lines()[-1].path == "/api/v1/auth/confirmation/.../x"
+
+
+def test_the_version_and_the_size_of_the_answer_are_logged(app, admin, lines):
+    answer = admin("GET", "/tasks")
+    assert (lines()[-1].version, lines()[-1].bytes) == ("1", len(answer.data))
+    assert admin("HEAD", "/tasks").data == b""
+    assert lines()[-1].bytes == 0
+    Caller(app).client.get("/health/live")
+    assert "version" not in vars(lines()[-1])
+
+
+def test_a_bug_has_one_id_in_the_log_and_for_the_client(app, caplog, monkeypatch):
+    monkeypatch.setitem(app.view_functions, "ops.live", lambda: 1 / 0)
+    answer = Caller(app).client.get("/health/live")
+    (bug,) = [record for record in caplog.records if record.getMessage() == "bug"]
+    assert answer.status_code == 500
+    assert bug.request_id == answer.json["request_id"] == answer.headers["X-Request-ID"]
+    assert "ZeroDivisionError" in str(bug.exc_info)
+
+
+def test_a_bug_outside_of_flask_is_a_problem_with_its_id_too(app, lines, caplog):
+    """In the middleware: nothing catches it but the outermost layer."""
+    inner = app.wsgi_app.wsgi_app
+    app.wsgi_app.wsgi_app = lambda environ, start: 1 / 0
+    answer = Caller(app).client.get("/health/live?token=secret")
+    app.wsgi_app.wsgi_app = inner
+    (bug,) = [record for record in caplog.records if record.getMessage() == "bug"]
+    found = assert_problem(answer, 500, "internal_server_error")
+    assert bug.request_id == found["request_id"]
+    assert (lines()[-1].status, lines()[-1].request_id) == (500, bug.request_id)
+
+
+def test_what_ends_a_request_from_outside_is_seen_and_passed_on(app, lines, caplog):
+    def late(environ, start):
+        raise gevent.Timeout(1)
+
+    app.wsgi_app.wsgi_app = late
+    with pytest.raises(gevent.Timeout):
+        Caller(app).client.get("/x")
+    (broken,) = [record for record in caplog.records if record.getMessage() == "broken off"]
+    assert (lines()[-1].status, lines()[-1].request_id) == (0, broken.request_id)
+
+
+def test_a_stream_is_counted_when_it_has_ended(app, lines):
+    def stream():
+        yield b"one"
+        assert not [line for line in lines() if getattr(line, "route", "") == "/stream"]
+        assert metrics.ACTIVE_REQUESTS._value.get() == active + 1
+        yield b"twelve"
+
+    app.add_url_rule("/stream", "stream", lambda: Response(stream()))
+    active = metrics.ACTIVE_REQUESTS._value.get()
+    answer = Caller(app).client.get("/stream")
+    assert answer.data == b"onetwelve"
+    answer.close()
+    assert (lines()[-1].status, lines()[-1].bytes) == (200, 9)
+    assert metrics.ACTIVE_REQUESTS._value.get() == active
+
+
+def test_a_stream_that_breaks_says_so_with_its_id(app, lines, caplog):
+    def stream():
+        yield b"one"
+        raise ZeroDivisionError
+
+    app.add_url_rule("/stream", "stream", lambda: Response(stream()))
+    with pytest.raises(ZeroDivisionError):
+        Caller(app).client.get("/stream").get_data()
+    (broken,) = [record for record in caplog.records if record.getMessage() == "broken off"]
+    assert lines()[-1].request_id == broken.request_id
+
+
+def test_a_slow_request_is_a_warning_that_says_whether_it_waited(app, anyone, lines, monkeypatch):
+    monkeypatch.setattr(exchange, "SLOW_SECONDS", 0.0)
+    anyone("GET", "/health/live")
+    assert (lines()[-1].levelname, lines()[-1].slow, lines()[-1].blocked_ms) == ("WARNING", True, 0)
+    monkeypatch.setitem(
+        app.view_functions, "ops.live", lambda: setattr(watchdog, "blocked", watchdog.blocked + 2) or "x"
+    )
+    Caller(app).client.get("/health/live")
+    assert lines()[-1].blocked_ms == 2000
+
+
+def test_a_quiet_log_still_has_the_slow_ones(app, anyone, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING, "walnut.request")
+    monkeypatch.setattr(exchange, "SLOW_SECONDS", 0.0)
+    anyone("GET", "/health/live")
+    assert [record.slow for record in caplog.records if record.name == "walnut.request"] == [True]
 
 
 @pytest.mark.parametrize("given", ["abc", "A-b_c.9", "x" * 64])
@@ -108,9 +204,9 @@ def test_facts_outside_of_a_request_go_nowhere():
 
 LOG = """
 import logging, logging.config, sys
-from api import observe
+from api import logs, observe
 from flask import Flask, Response
-logging.config.dictConfig(observe.logging_config(sys.argv[1]))
+logging.config.dictConfig(logs.config(sys.argv[1]))
 app = Flask("x")
 observe.init_app(app, type("Settings", (), {"port": 3000}))
 app.get("/")(lambda: Response("x"))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from api import settings
-from api.settings import SettingsError
+from api.errors import SettingsError
 from tests.conftest import ended, start_python
 
 GOOD_SECRET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -216,11 +216,11 @@ def test_a_kept_secret_that_was_damaged_is_refused(configure, tmp_path):
 RACE = """
 import sys, time
 from pathlib import Path
-from api.settings import kept_secret
+from api.jwt_secret import kept
 folder, start = Path(sys.argv[1]), float(sys.argv[2])
 for number in range(30):
     time.sleep(max(0, start + number / 100 - time.time()))
-    print(kept_secret(folder / str(number)))
+    print(kept(folder / str(number)))
 """
 
 
@@ -230,3 +230,13 @@ def test_two_processes_that_make_the_secret_at_once_get_the_same_one(tmp_path):
     one, other = [ended(process) for process in both]
     assert one == other
     assert len(set(one.split())) == 30
+
+
+def test_the_folder_for_logs_is_made_for_its_owner_only_and_does_not_move_with_the_process(configure, tmp_path):
+    assert configure(LOG_DIR="logs/deep").log_dir == str(tmp_path / "logs" / "deep")
+    assert (tmp_path / "logs" / "deep").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_for_logs_that_cannot_be_made_stops_the_start(configure, tmp_path):
+    (tmp_path / "file").touch()
+    one_line_about("LOG_DIR", refused(configure, LOG_DIR=str(tmp_path / "file" / "logs")))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api import supervisor
-from api.settings import SettingsError
+from api.errors import SettingsError
 from tests.conftest import ended, start_python
 
 SUPERVISE = """

@@ -13,6 +13,7 @@ from flask import Flask, current_app
 from gevent.threadpool import ThreadPool
 from marshmallow import ValidationError
 
+from api import metrics
 from api.errors import Unavailable
 from api.settings import Settings
 
@@ -74,15 +75,18 @@ class Hashing:
     def do(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Return `work(*arguments)`, done in a thread. Raises Unavailable if too many wait already."""
         if self._waiting >= QUEUE:
+            metrics.HASHING_REFUSED.inc()
             raise Unavailable(
                 "Too many people are signing in at this moment. Try again in a few seconds.", retry_after=5
             )
         self._waiting += 1  # ours, because the pool counts only those that it has taken in
+        metrics.HASHING_QUEUE.inc()
         try:
             result: Result = self._pool.apply(work, arguments)
             return result
         finally:
             self._waiting -= 1
+            metrics.HASHING_QUEUE.dec()
 
 
 def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:

@@ -16,8 +16,10 @@ from flask import Response, g, request
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select, update
 from werkzeug.http import parse_accept_header
 
+from api import metrics
 from api.answers import Header, Kept, answers
-from api.observe import FACTS, note
+from api.exchange import FACTS
+from api.observe import note
 from api.statements import Statement
 from api.tables import generations
 from api.version import __version__
@@ -142,5 +144,6 @@ def _rendered(kept: Kept, how: str) -> Response:
     refuse_another(request.environ, kept.etag)
     headers.add(("Cache-Status", f"walnut; {how}"))
     note(cache=how)
+    metrics.CACHE_ANSWERS.labels(how.removeprefix("fwd=")).inc()
     status, own, body = rendered(kept, request.environ)
     return Response(body, status, own)

@@ -13,11 +13,11 @@ from typing import Any
 from flask import Flask
 from sqlalchemy.exc import DBAPIError
 
-from api import db, sqlite
+from api import db, metrics, sqlite
 from api.answers import Answers, Kept
 from api.counting.counter import Counter
 from api.errors import Unavailable
-from api.observe import FACTS
+from api.exchange import FACTS
 from api.settings import Settings
 from api.statements import Row, Statement
 from api.web import access_tokens, cache, guard, headers, limits
@@ -85,6 +85,7 @@ class Edge:
         if kept is None or not self._within_limit(environ, place.contract.limit, caller["id"]):
             return None
         headers.add_to(environ, *place.farewell)
+        metrics.CACHE_ANSWERS.labels(cache.HIT).inc()
         environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
         return kept
 
@@ -93,7 +94,7 @@ class Edge:
         if name is None:
             return True
         try:
-            verdict = environ[limits.VERDICT] = self._limits.count(name, limits.as_user(user_id))
+            verdict = environ[limits.VERDICT] = limits.count(self._limits, name, limits.as_user(user_id))
         except Unavailable:
             return False
         if verdict is None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from flask import Response, current_app, g, request
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from api import db, failpoints
+from api import db, failpoints, metrics
 from api.errors import Invalid, KeyReused, Malformed, Refusal, UnsupportedMediaType
 from api.observe import note
 from api.statements import Row, Statement
@@ -155,15 +155,21 @@ def _refused(key: Key, refusal: Refusal) -> Response:
 def _replay(found: Row, key: Key) -> Response:
     """Return the stored answer. Raises KeyReused if it is the answer to something else."""
     if found["fingerprint"] != key.fingerprint:
-        note(idempotency="reused")
+        _tell("mismatch")
         raise KeyReused("This Idempotency-Key came with another request before. Make a new key for a new request.")
-    note(idempotency="replayed")
+    _tell("replayed")
     headers.add(("Idempotency-Replayed", "true"))
     return Response(found["body"], found["status"], [(name, value) for name, value in found["headers"]])
 
 
+def _tell(result: str) -> None:
+    """Tell the log and the metrics what became of the key."""
+    note(idempotency=result)
+    metrics.IDEMPOTENCY.labels(result).inc()
+
+
 def _store(conn: Connection, key: Key, response: Response) -> None:
-    note(idempotency="stored")
+    _tell("stored")
     lifetime = current_app.extensions["settings"].idempotency_ttl * 1000
     STORE.run(
         conn,

@@ -71,7 +71,7 @@ def body(most: int) -> bytes:
     try:
         with Timeout(BODY_SECONDS, TimedOut(f"The body did not arrive within {BODY_SECONDS} seconds.")):
             data = request.get_data(cache=True)
-    except (OSError, ParseException):  # how Gunicorn says that a chunk is none
+    except (OSError, ParseException):  # as Gunicorn calls chunks that end too early, or are none
         raise Malformed("The body ended before it was whole.") from None
     if len(data) > most:
         raise TooLarge(f"The body is larger than {most >> 10} KiB.")

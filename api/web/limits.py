@@ -14,7 +14,7 @@ from typing import Any, cast
 from flask import Flask, current_app, request
 from flask_limiter import Limiter
 
-from api import rates
+from api import metrics, rates
 from api.counting.counter import SCHEME, STRATEGY, Counter, Strategy
 from api.counting.in_memory import InMemory
 from api.counting.in_redis import InRedis
@@ -58,7 +58,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     @wraps(view)
     def limited(**kwargs: Any) -> Any:
         counted, seen = counter(), request.environ
-        if verdict := seen[VERDICT] if VERDICT in seen else counted.count(name, who(name)):
+        if verdict := seen[VERDICT] if VERDICT in seen else count(counted, name, who(name)):
             headers.add(*described(name, counted.limits[name], verdict))
             if not verdict.allowed:
                 raise refusal(name, verdict)
@@ -71,6 +71,14 @@ def counter() -> Counter:
     """Return the counter of the current app."""
     found: Counter = current_app.extensions["limits"]
     return found
+
+
+def count(counted: Counter, name: str, caller: str) -> Verdict | None:
+    """Count a request against the limit of this name, and the verdict among the metrics. As Counter.count."""
+    verdict = counted.count(name, caller)
+    if verdict:
+        metrics.LIMITER_VERDICTS.labels(name, "allowed" if verdict.allowed else "refused").inc()
+    return verdict
 
 
 def who(name: str) -> str:
@@ -128,7 +136,7 @@ def slow_down(account: str) -> None:
 
     By account and address together: whoever guesses at an account slows himself down, and not its owner elsewhere.
     """
-    verdict = counter().count("sign-in", _attempts(account))
+    verdict = count(counter(), "sign-in", _attempts(account))
     if verdict and not verdict.allowed:
         raise refusal("sign-in", verdict)
 
