@@ -59,7 +59,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database without a row in it, to be copied: quicker than migrating for each test."""
     folder = tmp_path_factory.mktemp("new")
-    upgrade.upgrade(_settings_in(folder))
+    upgrade.upgrade(settings_in(folder))
     return folder / "walnut.db"
 
 
@@ -82,7 +82,7 @@ def make_app(configure: Callable[..., settings.Settings], new_database: Path) ->
 @pytest.fixture(scope="session")
 def lasting_app(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[Flask]:
     """An app for all the tests whose requests must leave no trace. They say so with `lasting_admin`."""
-    given = _settings_in(tmp_path_factory.mktemp("lasting"))
+    given = settings_in(tmp_path_factory.mktemp("lasting"))
     _copy(new_database, given)
     app = create_app(given)
     yield app
@@ -102,7 +102,7 @@ def lasting_admin(lasting_app: Flask, _signed_up: "Caller") -> Iterator["Caller"
     assert rows(lasting_app, "SELECT username FROM users") == [("root",)]
 
 
-def _settings_in(folder: Path) -> settings.Settings:
+def settings_in(folder: Path) -> settings.Settings:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in [name for name in os.environ if name.removesuffix("_FILE").lower() in FIELDS]:
@@ -115,7 +115,7 @@ def _settings_in(folder: Path) -> settings.Settings:
 
 
 def _copy(database: Path, given: settings.Settings) -> None:
-    path = Path(given.database.database)
+    path = Path(given.database.database or "")
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(database, path)
     path.with_name(f"{path.name}-made").touch()

@@ -23,7 +23,17 @@ from tests.system.processes import Answer, Walnut, ask
 KEYS = int(os.environ.get("IDEMPOTENCY_KEYS", "10"))
 FAILPOINTS = NAMES if "IDEMPOTENCY_KEYS" in os.environ else ("audit.before", "commit.before", "answer.before")
 TWINS = 50
-OWN = {"X-Request-ID", "X-Served-By", "Idempotency-Replayed", "Date", "Connection", "Server"}
+OWN = {
+    "X-Request-ID",
+    "X-Served-By",
+    "Idempotency-Replayed",
+    "Date",
+    "Connection",
+    "Server",
+    "RateLimit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+}
 # What a replica does more often than once for each key, and so must be done more often before it dies of it.
 OFTEN = {"commit.before": 5, "commit.after": 5, "answer.before": 40}
 

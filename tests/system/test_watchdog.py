@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -51,14 +52,14 @@ print(json.dumps({"blocked": watchdog.blocked}))
 """
 
 
-def watched(what):
+def watched(what: str) -> tuple[list[dict[str, Any]], float]:
     """Return the warnings about a function, and how long the loop stood still in all."""
     *lines, last = [json.loads(line) for line in ended(start_python(WATCH, what)).splitlines()]
     return lines, last["blocked"]
 
 
 @pytest.mark.parametrize("what", ["sleep_in_c", "compute", "hold_the_interpreter"])
-def test_what_keeps_the_loop_from_running_is_named_once(what):
+def test_what_keeps_the_loop_from_running_is_named_once(what: str) -> None:
     (line,), blocked = watched(what)
     assert (line["level"], line["message"]) == ("WARNING", "the event loop stood still")
     assert what in line["stack"], line
@@ -70,11 +71,11 @@ def test_what_keeps_the_loop_from_running_is_named_once(what):
 @pytest.mark.parametrize(
     "what", ["wait", "wait_in_a_thread", "work_in_pieces", "work_and_give_way", "be_stopped", "start_slowly"]
 )
-def test_what_waits_gives_way_or_is_stopped_is_no_alarm(what):
+def test_what_waits_gives_way_or_is_stopped_is_no_alarm(what: str) -> None:
     assert watched(what) == ([], 0.0)
 
 
-def test_the_same_place_is_named_once_a_minute_and_always_counted():
+def test_the_same_place_is_named_once_a_minute_and_always_counted() -> None:
     lines, blocked = watched("twice")
     assert len(lines) == 1
     assert blocked >= 0.7
