@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE := .venv/.serve
 TEST := .venv/.test
 
-.PHONY: help serve dev test watch cover check fmt migrate stack bench crash lock tools clean
+.PHONY: help serve dev test watch cover check fmt migrate stack bench crash coherence idempotency lock tools clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,9 +44,17 @@ stack: $(TEST) tools ## start Redis, two replicas and Nginx on http://localhost:
 
 bench: $(TEST) tools ## measure requests per second and p99, against a bare Flask route
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench --redis
 
 crash: $(TEST) ## the long proof: 100 rounds of kill -9 under load
 	CRASH_ROUNDS=100 $(BIN)/pytest -q tests/system/test_crash.py --timeout 3600
+
+coherence: $(TEST) tools ## the long proof: 50,000 writes and reads through two replicas, with Redis failing
+	COHERENCE_ROUNDS=50000 COHERENCE_EXAMPLES=500 $(BIN)/pytest -q tests/system/test_coherence.py \
+		tests/system/test_coherence_states.py --timeout 7200
+
+idempotency: $(TEST) tools ## the long proof: 50 twins of 200 keys, killed at every fail point
+	IDEMPOTENCY_KEYS=200 $(BIN)/pytest -q tests/system/test_idempotency.py --timeout 3600
 
 lock: $(TEST) ## resolve the dependencies anew into the lock files
 	$(BIN)/uv pip compile pyproject.toml --upgrade $(LOCK) -o requirements.lock

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.system.processes import program
@@ -25,12 +26,14 @@ class Request:
     token: str = ""
     method: str = "GET"
     body: str = ""
+    more: Mapping[str, str] = dataclasses.field(default_factory=dict)  # headers
     keyed: bool = False  # each time with another Idempotency-Key
+    reads: tuple[str, ...] = ()  # nine times of ten one of these paths is read instead
 
     def headers(self) -> dict[str, str]:
         """Return the headers it needs."""
         found = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return found | ({"Content-Type": "application/json"} if self.body else {})
+        return found | ({"Content-Type": "application/json"} if self.body else {}) | dict(self.more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,5 +73,7 @@ def send(request: Request, seconds: int) -> Sample:
         environment["BENCH_BODY"] = request.body
     if request.keyed:
         environment["BENCH_KEY"] = str(uuid.uuid4())
+    if request.reads:
+        environment["BENCH_READS"] = " ".join(request.reads)
     done = subprocess.run([*command, request.url], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return Sample(**json.loads(done.stdout.rpartition("RESULT ")[2]))

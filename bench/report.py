@@ -9,13 +9,23 @@ LABELS = {
     "bare": "bare Flask route",
     "live": "/health/live",
     "health": "/health",
-    "list": "list of 20 tasks",
-    "one": "one task",
+    "list": "list of 20 tasks, made anew",
+    "one": "one task, made anew",
+    "cached-list": "list of 20 tasks, kept",
+    "cached-one": "one task, kept",
     "create": "create a task",
     "full": "the same with all its fields",
     "keyed": "create with a key",
+    "mix": "9 reads to each change",
 }
-RATIOS = {"one": 0.5, "list": 0.35, "create": 0.4, "keyed": 0.3}  # of the bare route's requests per second
+RATIOS = {
+    "one": 0.5,
+    "list": 0.35,
+    "cached-list": 0.8,
+    "cached-one": 0.8,
+    "create": 0.4,
+    "keyed": 0.3,
+}  # of the bare route's requests per second
 P99 = 60.0  # milliseconds, with 64 connections
 TOGETHER = 3.0  # times the writes per second of one by one
 

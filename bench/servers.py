@@ -20,7 +20,9 @@ from bench.load import Request
 from tests.system.processes import PROJECT, HttpServer, Walnut
 
 TASKS = 1_000
-WRITES = {"create", "keyed"}
+READS = {"live", "health", "list", "one", "cached-list", "cached-one"}
+WRITES = {"create", "full", "keyed"}
+ANEW = {"Cache-Control": "no-cache"}  # as a browser's reload says it: the answer is made anew
 ACCOUNT = {"username": "bench", "email": "bench@example.com", "password": "correct horse"}
 # A limit that is never met is still counted, so its cost is measured.
 NO_LIMITS: dict[str, Any] = {
@@ -62,31 +64,26 @@ class Bare(HttpServer):
             return False
 
 
-WRITES = {"create", "full"}
-
-
 @contextmanager
-def running(folder: Path, names: set[str]) -> Iterator[dict[str, tuple[HttpServer, Request]]]:
+def running(folder: Path, names: set[str], redis_url: str = "") -> Iterator[dict[str, tuple[HttpServer, Request]]]:
     """Start what the named measurements need; yield for each of them its server and its request, tried once."""
     bare = Bare(folder / "bare")
-    needed: list[HttpServer] = [bare]
-    read, written = (Walnut(folder / name, WORKERS=1, **NO_LIMITS) for name in ("read", "written"))
-    needed += [read] if names - WRITES else []
-    needed += [written] if names & WRITES else []
+    about = {"WORKERS": 1} | NO_LIMITS | ({"REDIS_URL": redis_url} if redis_url else {})
+    kinds = {"reads": (READS, _reads), "writes": (WRITES, _writes), "mix": ({"mix"}, _mix)}
+    walnuts = {kind: Walnut(folder / kind, **about) for kind, (own, _) in kinds.items() if names & own}
     with ExitStack() as stack:
         with machine.on_core(machine.server_core()):  # what is started stays there
-            for server in needed:
+            for server in (bare, *walnuts.values()):
                 stack.callback(server.stop)
                 server.launch()
-        for server in needed:
+        for server in (bare, *walnuts.values()):
             server.wait_ready()
         found: dict[str, tuple[HttpServer, Request]] = {"bare": (bare, Request(f"{bare.url}/"))}
-        if read in needed:
-            found |= {name: (read, request) for name, request in _reads(read).items() if name in names}
-        if written in needed:
-            found |= {name: (written, request) for name, request in _writes(written).items() if name in names}
-        for server, request in found.values():
-            _try(server, request)
+        for kind, walnut in walnuts.items():
+            requests = kinds[kind][1](walnut)
+            found |= {name: (walnut, request) for name, request in requests.items() if name in names}
+        for name, (server, request) in found.items():
+            _try(name, server, request)
         yield found
 
 
@@ -110,11 +107,15 @@ def task(number: int) -> dict[str, object]:
 
 def _reads(walnut: Walnut) -> dict[str, Request]:
     token, one = _furnish(walnut)
+    tasks = f"{walnut.url}/api/v1/tasks"
+    kept_list, kept_one = Request(f"{tasks}?limit=20", token), Request(f"{tasks}/{one}", token)
     return {
         "live": Request(f"{walnut.url}/health/live"),
         "health": Request(f"{walnut.url}/health"),
-        "list": Request(f"{walnut.url}/api/v1/tasks?limit=20", token),
-        "one": Request(f"{walnut.url}/api/v1/tasks/{one}", token),
+        "list": dataclasses.replace(kept_list, more=ANEW),
+        "one": dataclasses.replace(kept_one, more=ANEW),
+        "cached-list": kept_list,
+        "cached-one": kept_one,
     }
 
 
@@ -124,6 +125,14 @@ def _writes(walnut: Walnut) -> dict[str, Request]:
     create = Request(tasks, token, "POST", json.dumps({"title": "My Task"}))  # as in README's tour
     full = Request(tasks, token, "POST", json.dumps(task(0)))
     return {"create": create, "full": full, "keyed": dataclasses.replace(create, keyed=True)}
+
+
+def _mix(walnut: Walnut) -> dict[str, Request]:
+    """Return nine reads, of the list or of a task in turn, to each change: which ends all that is kept."""
+    token, one = _furnish(walnut)
+    tasks = f"{walnut.url}/api/v1/tasks"
+    change = Request(f"{tasks}/{one}", token, "PATCH", json.dumps({"title": "My Task"}))
+    return {"mix": dataclasses.replace(change, reads=("/api/v1/tasks?limit=20", f"/api/v1/tasks/{one}"))}
 
 
 def _furnish(walnut: Walnut) -> tuple[str, str]:
@@ -144,12 +153,12 @@ def _asked(walnut: Walnut, path: str, body: object, token: str = "") -> dict[str
     return dict(answer.json())
 
 
-def _try(server: HttpServer, request: Request) -> None:
-    """Ask twice. Raises RuntimeError if it is not answered with 2xx, or from a cache: that is another measurement."""
+def _try(name: str, server: HttpServer, request: Request) -> None:
+    """Ask twice. Raises RuntimeError if it is not answered with 2xx, and from the cache just if that is measured."""
     path = request.url.removeprefix(server.url)
     for _ in range(2):
         answer = server.request(request.method, path, request.body.encode() or None, request.headers())
         if not 200 <= answer.status < 300:
             raise RuntimeError(f"{request.method} {path} was answered with {answer.status}: {answer.body.decode()}")
-        if "hit" in answer.headers.get("Cache-Status", ""):
-            raise RuntimeError(f"{request.method} {path} is answered from the cache. The bench measures without it.")
+    if ("hit" in answer.headers.get("Cache-Status", "")) != name.startswith("cached"):
+        raise RuntimeError(f"{name}: {request.method} {path} says Cache-Status: {answer.headers.get('Cache-Status')}")

@@ -12,6 +12,28 @@ if key then
    end
 end
 
+-- Nine reads to each write, every read of the next path in turn.
+local reads = {}
+for path in string.gmatch(os.getenv("BENCH_READS") or "", "%S+") do
+   reads[#reads + 1] = path
+end
+if #reads > 0 then
+   local made = {}
+   function init()  -- made once here, too
+      for number, path in ipairs(reads) do
+         made[number] = wrk.format("GET", path, nil, "")
+      end
+      made.write = wrk.format()
+   end
+   function request()
+      count = count + 1
+      if count % 10 == 0 then
+         return made.write
+      end
+      return made[count % #reads + 1]
+   end
+end
+
 function done(summary, latency)
    local e = summary.errors
    io.write(string.format(

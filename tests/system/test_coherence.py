@@ -4,9 +4,11 @@ COHERENCE_ROUNDS=50000 is the long proof (`make coherence`); a round is one writ
 through the other.
 """
 
+import itertools
 import os
 import random
 import shutil
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.clients import QUIET, add_task, sign_in
+from tests.system.clients import PASSWORD, QUIET, add_task, opened, sign_in
 from tests.system.processes import Redis, Walnut, ask
 
 ROUNDS = int(os.environ.get("COHERENCE_ROUNDS", "1200"))
@@ -134,3 +136,84 @@ def test_no_answer_is_stale_whatever_redis_does(replicas: tuple[list[Walnut], Re
 
     rounds.run(meanwhile=fault)
     check(rounds)
+
+
+@pytest.mark.parametrize("replicas", [True], ids=["with Redis"], indirect=True)
+def test_redis_that_hangs_under_load_delays_few_and_fails_nobody(replicas: tuple[list[Walnut], Redis]) -> None:
+    """Each process waits 50 ms for it once, then once a second one request does; all others go on as before."""
+    servers, redis = replicas
+    headers = sign_in(servers[0])
+    task = f"/api/v1/tasks/{add_task(servers[0], headers).json()['id']}"
+    seen: list[tuple[float, float, int]] = []  # when, for how many seconds, status
+    ended = threading.Event()
+
+    def client(number: int) -> None:
+        connection = HTTPConnection("127.0.0.1", servers[number % 2].port, timeout=30)
+        for turn in itertools.count():
+            if ended.is_set():
+                break
+            began = time.perf_counter()
+            if turn % 10:
+                answer = ask(connection, "GET", (task, "/api/v1/tasks")[turn % 2], headers=headers)
+            else:
+                answer = ask(connection, "PATCH", task, {"title": f"{number} {turn}"}, headers)
+            seen.append((began, time.perf_counter() - began, answer.status))
+            time.sleep(0.01)  # so that what is measured is not the queue for two cores
+        connection.close()
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    with redis.paused():
+        hung_at = time.perf_counter()
+        time.sleep(2.5)
+        hung_until = time.perf_counter()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert {status for _, _, status in seen} == {200}
+    usual = statistics.median(took for when, took, _ in seen if when < hung_at)
+    meanwhile = [took for when, took, _ in seen if hung_at <= when < hung_until - 0.2]
+    assert statistics.median(meanwhile) < usual + 0.005
+    slow = [took for took in meanwhile if took > usual + 0.03]
+    print(
+        f"usual {usual * 1000:.1f} ms; hung: {len(slow)} of {len(meanwhile)} slow, at most {max(meanwhile) * 1000:.0f}"
+    )
+    assert slow, "somebody asked Redis"
+    assert statistics.median(slow) < usual + 0.06
+    assert len(slow) < len(meanwhile) / 10
+
+
+@pytest.mark.parametrize("replicas", [True, False], ids=["with Redis", "without"], indirect=True)
+def test_what_somebody_may_changes_on_the_next_request_on_every_replica(
+    replicas: tuple[list[Walnut], Redis | None],
+) -> None:
+    """Also where the answer is kept, for HEAD, and for who has its ETag."""
+    servers, _ = replicas
+    admin = sign_in(servers[0])
+    who = {"username": "bob", "email": "bob@example.com", "password": PASSWORD}
+    assert servers[0].request("POST", "/api/v1/auth/register", who).status == 201
+    login = servers[0].request("POST", "/api/v1/auth/login", {"email": who["email"], "password": PASSWORD})
+    bob = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    task = f"/api/v1/tasks/{add_task(servers[0], admin).json()['id']}"
+
+    def asked(method: str, path: str) -> set[int]:
+        etag = {"If-None-Match": servers[0].request("GET", path, headers=admin).headers["ETag"]}
+        return {server.request(method, path, headers=bob | more).status for server in servers for more in ({}, etag)}
+
+    for path in (task, "/api/v1/tasks", "/api/v2/tasks?limit=5"):
+        for method in ("GET", "HEAD"):
+            for value, expected in (("active = 0", {401}), ("active = 1", {200, 304}), ("role = 'nobody'", {403}),
+                                    ("role = 'user'", {200, 304})):  # fmt: skip
+                by_hand(servers[0], f"UPDATE users SET {value} WHERE username = 'bob'")
+                assert asked(method, path) == expected, (method, path, value)
+    by_hand(servers[0], "UPDATE users SET role = 'admin' WHERE username = 'bob'")
+    assert {server.request("POST", "/api/v1/tasks", {"title": "x"}, bob).status for server in servers} == {201}
+    by_hand(servers[0], "UPDATE users SET role = 'user' WHERE username = 'bob'")
+    assert {server.request("POST", "/api/v1/tasks", {"title": "x"}, bob).status for server in servers} == {403}
+
+
+def by_hand(server: Walnut, statement: str) -> None:
+    with opened(server.instance) as connection:
+        connection.execute(statement)

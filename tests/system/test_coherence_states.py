@@ -68,11 +68,15 @@ class Coherence(RuleBasedStateMachine):
     @initialize(target=tasks, title=TITLES)
     def first(self, title: str) -> str:
         """There is a task to begin with."""
-        return self.create(0, title)
+        return self.added(0, title)
 
     @rule(target=tasks, replica=REPLICAS, title=TITLES)
     def create(self, replica: int, title: str) -> str:
         """Add a task."""
+        return self.added(replica, title)
+
+    def added(self, replica: int, title: str) -> str:
+        """Add a task and return its id."""
         answer = self.ask(replica, "root", "POST", "v1/tasks", {"title": title})
         assert answer.status_code == 201, answer.text
         self.there[answer.json["id"]] = answer.json
