@@ -1,11 +1,14 @@
 import gzip
+from datetime import UTC, datetime
 
 import pytest
 
 from api.migrations import upgrade
 from api.sqlite import driver
-from api.web import cache
-from tests.conftest import execute, rows, sign_up
+from api.tasks import queries
+from api.tasks.schemas import TaskFilter, TaskOut
+from api.web import PUBLIC, Resource, cache
+from tests.conftest import Caller, execute, rows, sign_up
 
 LISTS = ["/tasks", "/tasks?limit=5", "/tasks?q=milk", "/tasks?status=todo&sort=priority"]
 
@@ -179,3 +182,90 @@ def test_a_role_that_is_given_acts_on_the_next_request(app, admin, task):
     assert carol("GET", "/tasks").status_code == 403
     execute(app, "UPDATE users SET role = 'user' WHERE id = ?", who)
     assert carol("GET", "/tasks").status_code == 200
+
+
+def test_every_generation_is_counted_up_by_every_change_of_its_tables(app, admin):
+    """A cached route names generations that exist; each of its tables counts it up, whoever writes."""
+    contracts = [getattr(view, "contract", None) for view in app.view_functions.values()]
+    named = {name for contract in contracts if contract for name in contract.cache}
+    known = {name for (name,) in rows(app, "SELECT name FROM generations")}
+    assert named == known == set(CHANGES)
+    task = admin("POST", "/tasks", {"title": "milk", "tags": ["a"]}).json
+    for name, changes in CHANGES.items():
+        for change in changes:
+            (before,) = rows(app, "SELECT n FROM generations WHERE name = ?", name)
+            execute(app, change)
+            (after,) = rows(app, "SELECT n FROM generations WHERE name = ?", name)
+            assert after > before, change
+    assert admin("GET", f"/tasks/{task['id']}").status_code == 404
+
+
+CHANGES = {
+    "tasks": [
+        "UPDATE tasks SET title = 'x'",
+        "INSERT INTO task_tags SELECT seq, 'b' FROM tasks",
+        "UPDATE task_tags SET tag = 'c' WHERE tag = 'b'",
+        "DELETE FROM task_tags WHERE tag = 'c'",
+        "INSERT INTO tasks SELECT seq + 1, id || '0', title, description, status, priority, tags, due_at, assignee_id,"
+        " created_by, created_at, updated_at, version FROM tasks",
+        "DELETE FROM tasks",
+    ]
+}
+
+
+def test_an_account_that_goes_takes_kept_answers_about_its_tasks_with_it(app, admin, user, task):
+    """A foreign key changes the tasks then, and no statement of ours."""
+    admin("PATCH", f"/tasks/{task['id']}", {"assignee_id": user.id})
+    assert [admin("GET", f"/tasks/{task['id']}").json["assignee_id"] for _ in range(3)] == [user.id] * 3
+    execute(app, "DELETE FROM users WHERE id = ?", user.id)
+    assert admin("GET", f"/tasks/{task['id']}").json["assignee_id"] is None
+
+
+def test_a_kept_answer_of_a_route_for_anybody_is_one_of_flasks(make_app):
+    """The edge answers those whose token it knows; the others are Flask's, also where nobody need sign in."""
+    room = Resource("room", __name__)
+
+    @room.get("/open", returns=TaskOut(), many=True, allow=PUBLIC, cache=("tasks",), shared=True, query=TaskFilter())
+    def index(conn, query):
+        """List for anybody."""
+        return queries.find(conn, **query)
+
+    app = make_app()
+    app.register_blueprint(room, name="room", url_prefix="/api/v1", version=1)
+    assert [said(Caller(app)("GET", "/open")) for _ in range(3)] == ["walnut; fwd=miss", "walnut; hit", "walnut; hit"]
+
+
+def test_a_deprecated_route_says_so_from_the_edge_too(make_app):
+    room = Resource("room", __name__)
+    since = datetime(2027, 1, 31, tzinfo=UTC)
+
+    @room.get("/old", returns=TaskOut(), many=True, allow="tasks:read", cache=("tasks",), query=TaskFilter(),
+              deprecated=since)  # fmt: skip
+    def index(conn, query):
+        """List in the old way."""
+        return queries.find(conn, **query)
+
+    app = make_app()
+    app.register_blueprint(room, name="room", url_prefix="/api/v1", version=1)
+    admin = sign_up(app, "root", role="admin")
+    for _ in range(3):
+        assert admin("GET", "/old").headers["Deprecation"] == f"@{int(since.timestamp())}"
+
+
+def test_a_hit_counts_against_the_limit_once_and_is_refused_past_it(make_app):
+    app = make_app(RATE_LIMIT_DEFAULT="10 per day")
+    admin = sign_up(app, "root", role="admin")
+    answers = [admin("GET", "/tasks") for _ in range(14)]
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 4
+    left = [int(answer.headers["X-RateLimit-Remaining"]) for answer in answers]
+    assert left == [*range(9, -1, -1), 0, 0, 0, 0]
+    assert [said(answer) for answer in answers[1:10]] == ["walnut; hit"] * 9
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_if_match_of_a_kept_answer(admin, task, method):
+    path = f"/tasks/{task['id']}"
+    for _ in range(3):
+        tag = admin("GET", path).headers["ETag"]
+        assert admin(method, path, If_Match=tag).status_code == 200
+        assert admin(method, path, If_Match='"other"').status_code == 412

@@ -307,10 +307,10 @@ def test_the_processes_of_a_replica_are_added_up_also_after_their_end(folder):
 
 
 def test_folding_is_exact_however_often_a_scrape_comes_meanwhile(folder):
-    """Eight workers end, one after the other, under a reader who looks all the time."""
+    """Four workers end, one after the other, under a reader who looks all the time."""
     reader = start_python(READ, folder)
     assert reader.stdout.readline() == "reading\n"
-    for _ in range(8):
+    for _ in range(4):
         process = start_python(COUNT, folder, 100)
         pid = int(process.stdout.readline())
         process.kill()
@@ -319,8 +319,8 @@ def test_folding_is_exact_however_often_a_scrape_comes_meanwhile(folder):
     (folder / "stop").touch()
     seen = [float(number) for number in ended(reader).split()]
     assert seen == sorted(seen), "a counter went backwards"
-    assert seen[-1] == 800
-    assert len(set(seen)) > 5
+    assert seen[-1] == 400
+    assert len(set(seen)) > 2
 
 
 READ = """

@@ -16,7 +16,7 @@ from flask import Response, g, request
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select, update
 from werkzeug.http import parse_accept_header
 
-from api import metrics
+from api import db, metrics
 from api.answers import Header, Kept, answers
 from api.exchange import FACTS
 from api.observe import note
@@ -51,8 +51,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     if not contract.cache:
         return view
 
-    @wraps(view)
-    def cached(**kwargs: Any) -> Response:
+    def kept_or_made(kwargs: dict[str, Any]) -> Response:
         if refuses_kept(request.environ):
             return _rendered(_made(view(**kwargs)), BYPASS)
         stem = stem_of(request.path, kwargs)
@@ -62,6 +61,13 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
         key = key_of(stem, actor() if not contract.shared else None, current(g.conn, contract.cache))
         kept, found = answers().get_or_make(key, lambda: _made(view(**kwargs)))
         return _rendered(kept, HIT if found else MISS)
+
+    @wraps(view)
+    def cached(**kwargs: Any) -> Response:
+        if "conn" in g:
+            return kept_or_made(kwargs)
+        with db.reading() as g.conn:  # for anybody: the guard has taken no snapshot
+            return kept_or_made(kwargs)
 
     return cached
 

@@ -60,7 +60,7 @@ class Edge:
             start_response(STATUS[status], [*headers, HIT])
             return (body,)
         found = self.wsgi_app(environ, start_response)
-        if cache.PLACE in environ and len(where[1]) <= QUERY_CHARACTERS:
+        if cache.PLACE in environ and access_tokens.SEEN in environ and len(where[1]) <= QUERY_CHARACTERS:
             _remember(self._places, where, environ[cache.PLACE])
             _remember(self._tokens, environ["HTTP_AUTHORIZATION"], environ[access_tokens.SEEN])
         return found

@@ -24,13 +24,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from email.message import Message
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
 READY_WITHIN = 30.0  # seconds
@@ -82,6 +83,9 @@ def wait_until(condition: Callable[[], bool], within: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {within:.0f} s")
         time.sleep(0.02)
+
+
+AnyProgram = TypeVar("AnyProgram", bound="Program")
 
 
 class Program:
@@ -266,6 +270,17 @@ def _living(session: int, mark: bytes) -> Iterator[tuple[int, int]]:
             continue  # it ended while we looked
         if ours and state != "Z":
             yield int(entry.name), int(parent)
+
+
+@contextmanager
+def together(programs: Sequence[AnyProgram]) -> Iterator[list[AnyProgram]]:
+    """Start programs at once, and end them at once."""
+    with ThreadPoolExecutor(len(programs)) as pool:
+        try:
+            list(pool.map(lambda program: program.start(), programs))
+            yield list(programs)
+        finally:
+            list(pool.map(lambda program: program.stop(), programs))
 
 
 class HttpServer(Program):

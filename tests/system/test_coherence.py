@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.system.clients import PASSWORD, QUIET, add_task, opened, sign_in
-from tests.system.processes import Redis, Walnut, ask
+from tests.system.processes import Redis, Walnut, ask, together
 
-ROUNDS = int(os.environ.get("COHERENCE_ROUNDS", "1200"))
+ROUNDS = int(os.environ.get("COHERENCE_ROUNDS", "600"))
 THREADS = 3
 
 
@@ -87,7 +87,8 @@ def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[l
     with ExitStack() as running:
         redis = running.enter_context(Redis(tmp_path / "redis")) if request.param else None
         settings = QUIET | {"WORKERS": 1} | ({"REDIS_URL": redis.url} if redis else {})
-        yield [running.enter_context(Walnut(tmp_path / "shared", None, **settings)) for _ in range(2)], redis
+        servers = [Walnut(tmp_path / "shared", None, **settings) for _ in range(2)]
+        yield running.enter_context(together(servers)), redis
 
 
 def check(rounds: Rounds) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.clients import sign_in
 from tests.system.conftest import NO_LIMITS
-from tests.system.processes import Answer, Nginx, Redis, Walnut, ask
+from tests.system.processes import Answer, Nginx, Redis, Walnut, ask, together
 
 HUNDRED = {"window": "100 per 15 minutes", "bucket": "token-bucket 100 refill 0.001/s"}
 CONNECTIONS, REQUESTS = 64, 1000
@@ -25,8 +25,8 @@ PATH = "/api/v1/users/me"
 def replicas(folder: Path, redis: Redis | None, **settings: object) -> Iterator[list[Walnut]]:
     """Two replicas of two workers that share a folder."""
     given = NO_LIMITS | {"WORKERS": 2, "LOG_LEVEL": "warning"} | ({"REDIS_URL": redis.url} if redis else {}) | settings
-    with ExitStack() as running:
-        yield [running.enter_context(Walnut(folder, None, **given)) for _ in range(2)]
+    with together([Walnut(folder, None, **given) for _ in range(2)]) as running:
+        yield running
 
 
 @pytest.fixture
@@ -76,8 +76,7 @@ def statuses(answers: list[Answer]) -> Counter[int]:
     return Counter(answer.status for answer in answers)
 
 
-@pytest.mark.parametrize("limit", HUNDRED.values(), ids=HUNDRED)
-@pytest.mark.parametrize("where", ["redis", "host"])
+@pytest.mark.parametrize(("where", "limit"), [("redis", HUNDRED["bucket"]), ("host", HUNDRED["window"])])
 def test_of_a_thousand_requests_exactly_a_hundred_pass(tmp_path: Path, redis: Redis, where: str, limit: str) -> None:
     with replicas(tmp_path, redis if where == "redis" else None, RATE_LIMIT_DEFAULT=limit) as servers:
         answers = knock(servers, sign_in(servers[0]))
@@ -101,11 +100,8 @@ def test_callers_do_not_take_from_each_other(tmp_path: Path, redis: Redis) -> No
     assert found == [{200: 100, 429: 200}, {200: 100, 429: 200}, {401: 100, 429: 200}]
 
 
-@pytest.mark.parametrize("limit", ["500 per 15 minutes", "token-bucket 500 refill 0.001/s"])
-def test_redis_killed_in_the_middle_is_no_error_and_the_host_counts_the_rest(
-    tmp_path: Path, redis: Redis, limit: str
-) -> None:
-    with replicas(tmp_path, redis, RATE_LIMIT_DEFAULT=limit) as servers:
+def test_redis_killed_in_the_middle_is_no_error_and_the_host_counts_the_rest(tmp_path: Path, redis: Redis) -> None:
+    with replicas(tmp_path, redis, RATE_LIMIT_DEFAULT="token-bucket 500 refill 0.001/s") as servers:
         headers = sign_in(servers[0])
         answers = knock(servers, headers, after=250, then=redis.kill)
         after = knock(servers, headers, 200)
@@ -142,7 +138,7 @@ def test_redis_that_hangs_costs_one_request_50_ms_and_the_others_nothing(tmp_pat
 
         usual = statistics.median(timed() for _ in range(200))
         extra = []
-        for _ in range(5):
+        for _ in range(3):
             with redis.paused():
                 extra.append(timed() - usual)
                 others = [timed() for _ in range(100)]  # they end before somebody asks again, a second later

@@ -43,6 +43,9 @@ def admin(running_stack: Stack) -> dict[str, str]:
     return {"Authorization": f"Bearer {login.json()['access_token']}"}
 
 
+TYPES = {429: "https://iana.org/assignments/http-problem-types#quota-exceeded"}
+
+
 def assert_problem(answer: Answer, status: int, code: str, instance: str) -> None:
     """What Nginx answers itself looks like what the app answers."""
     assert answer.status == status
@@ -50,7 +53,7 @@ def assert_problem(answer: Answer, status: int, code: str, instance: str) -> Non
     problem = answer.json()
     assert problem.keys() == {"type", "title", "status", "detail", "instance", "code", "request_id"}
     assert (problem["status"], problem["code"], problem["instance"]) == (status, code, instance)
-    assert problem["type"] == f"urn:walnut:problem:{code}"
+    assert problem["type"] == TYPES.get(status, f"urn:walnut:problem:{code}")
     assert problem["request_id"] == answer.headers["X-Request-ID"]
     assert answer.headers.get_all("Content-Security-Policy") == [CSP]
 

@@ -15,7 +15,7 @@ import pytest
 from tests.system.conftest import NO_LIMITS
 from tests.system.processes import Walnut
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "15")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
 SEED = os.environ.get("SCHEMATHESIS_SEED", "")
 PASSWORD = "correct horse"
 LOGOUT = "/api/v1/auth/logout"
@@ -86,6 +86,4 @@ def test_a_logout_ends_what_it_should_and_says_what_it_promised(server: Walnut, 
 def test_version_2_catches_it_at_nothing_either(server: Walnut, admin: str, tmp_path: Path) -> None:
     """Shorter: its rules are those of version 1, only its lists are its own."""
     phases = ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5")
-    logout = LOGOUT.replace("v1", "v2")
-    run(server, tmp_path, admin, *phases, "--exclude-path", logout, version=2)
-    run(server, tmp_path, admin, "--max-examples", EXAMPLES, "--include-path", "/api/v2/tasks", version=2)
+    run(server, tmp_path, admin, *phases, "--include-path-regex", "^/api/v2/(tasks|audit)", version=2)

@@ -8,7 +8,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-TRIGGER = """CREATE TRIGGER tasks_generation_{change} AFTER {change} ON tasks BEGIN
+TRIGGER = """CREATE TRIGGER {table}_generation_{change} AFTER {change} ON {table} BEGIN
     UPDATE generations SET n = n + 1 WHERE name = 'tasks';
 END"""
 
@@ -22,5 +22,6 @@ def upgrade() -> None:
     )
     # Not from 0: two databases that share a Redis, or one that was made anew, must not count through the same numbers.
     op.execute("INSERT INTO generations(name, n) VALUES ('tasks', abs(random() % 1000000000000))")
-    for change in ("INSERT", "UPDATE", "DELETE"):
-        op.execute(TRIGGER.format(change=change))
+    for table in ("tasks", "task_tags"):
+        for change in ("INSERT", "UPDATE", "DELETE"):
+            op.execute(TRIGGER.format(table=table, change=change))

@@ -168,6 +168,7 @@ time.sleep(60)
 
 def test_a_program_ends_with_its_supervisor_however_that_ends():
     parent = start_python(END_WITH_PARENT)
+    assert parent.stdout
     lines = {parent.stdout.readline().strip(), parent.stdout.readline().strip()}
     (child,) = (int(line) for line in lines - {"ready"})
     parent.kill()
