@@ -33,6 +33,7 @@ preload_app = False  # no database connection may cross a fork
 http_parser = "python"  # the C parser lets through what smuggles requests past a proxy
 control_socket_disable = True
 accesslog = None  # the app writes one JSON line a request
+logger_class = "api.gunicorn_answers.Log"
 logconfig_dict = logs.config(_settings.log_level, _settings.log_dir)
 forwarded_allow_ips = ""  # the app itself counts TRUSTED_PROXIES hops
 if Path("/dev/shm").is_dir():  # noqa: S108 (the heartbeat's file: on a disk it can stall a worker)

@@ -17,6 +17,8 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
+from api import gunicorn_answers
+
 LOOK_SECONDS = 0.1  # how often a worker looks whether it is to end
 SILENT_SECONDS = 1.0  # how long a connection may still be silent once it is
 
@@ -64,6 +66,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Run until told to end."""
         self.silent: set[Silence] = set()
+        gunicorn_answers.use()
         super().init_process()
 
     def init_signals(self) -> None:

@@ -54,6 +54,7 @@ CACHE_ANSWERS = _with(
     _counter("walnut_cache_answers_total", "Cacheable GETs by what the cache made of them.", "result"),
     ("hit",), ("miss",), ("bypass",),
 )  # fmt: skip
+CACHE_HITS = CACHE_ANSWERS.labels("hit")
 LIMITER_VERDICTS = _with(
     _counter("walnut_limiter_verdicts_total", "Requests that were counted, by limit and verdict.", "limit", "verdict"),
     *[(limit, verdict) for limit in ("default", "auth", "jobs", "sign-in") for verdict in ("allowed", "refused")],

@@ -14,7 +14,20 @@ from bench.rounds import measure, writes
 from bench.servers import running
 from tests.system.processes import Redis, program
 
-NAMES = ("live", "health", "list", "one", "cached-list", "cached-one", "create", "full", "keyed", "mix", "writes")
+NAMES = (
+    "ours",
+    "live",
+    "health",
+    "list",
+    "one",
+    "cached-list",
+    "cached-one",
+    "create",
+    "full",
+    "keyed",
+    "mix",
+    "writes",
+)
 WITH_REDIS = ("cached-list", "cached-one", "list", "keyed", "mix")
 
 

@@ -7,6 +7,7 @@ from bench.rounds import Result, Spread
 
 LABELS = {
     "bare": "bare Flask route",
+    "ours": "the same on Walnut's worker",
     "live": "/health/live",
     "health": "/health",
     "list": "list of 20 tasks, made anew",

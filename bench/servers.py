@@ -32,13 +32,17 @@ NO_LIMITS: dict[str, Any] = {
 
 
 class Bare(HttpServer):
-    """bench/bare.py under Walnut's gunicorn.conf.py."""
+    """bench/bare.py under Gunicorn's own worker, or under Walnut's."""
+
+    def __init__(self, folder: Path, *, stock: bool) -> None:
+        super().__init__(folder)
+        self._config = PROJECT / ("bench/stock.py" if stock else "gunicorn.conf.py")
 
     name = "bare"
 
     def command(self) -> list[str]:
         """Return the command."""
-        return [sys.executable, "-m", "gunicorn", "-c", str(PROJECT / "gunicorn.conf.py"), "bench.bare:app"]
+        return [sys.executable, "-m", "gunicorn", "-c", str(self._config), "bench.bare:app"]
 
     def launch(self) -> None:
         """Start it. gunicorn.conf.py wants a database to be there; nothing here asks it anything."""
@@ -67,18 +71,21 @@ class Bare(HttpServer):
 @contextmanager
 def running(folder: Path, names: set[str], redis_url: str = "") -> Iterator[dict[str, tuple[HttpServer, Request]]]:
     """Start what the named measurements need; yield for each of them its server and its request, tried once."""
-    bare = Bare(folder / "bare")
+    bare = Bare(folder / "bare", stock=True)
+    ours = Bare(folder / "bare-ours", stock=False)
     about = {"WORKERS": 1} | NO_LIMITS | ({"REDIS_URL": redis_url} if redis_url else {})
-    kinds = {"reads": (READS, _reads), "writes": (WRITES, _writes), "mix": ({"mix"}, _mix)}
+    kinds = {"read": (READS, _reads), "written": (WRITES, _writes), "mix": ({"mix"}, _mix)}
     walnuts = {kind: Walnut(folder / kind, **about) for kind, (own, _) in kinds.items() if names & own}
+    servers = [bare, *([ours] if "ours" in names else []), *walnuts.values()]
     with ExitStack() as stack:
         with machine.on_core(machine.server_core()):  # what is started stays there
-            for server in (bare, *walnuts.values()):
+            for server in servers:
                 stack.callback(server.stop)
                 server.launch()
-        for server in (bare, *walnuts.values()):
+        for server in servers:
             server.wait_ready()
         found: dict[str, tuple[HttpServer, Request]] = {"bare": (bare, Request(f"{bare.url}/"))}
+        found |= {"ours": (ours, Request(f"{ours.url}/"))} if "ours" in names else {}
         for kind, walnut in walnuts.items():
             requests = kinds[kind][1](walnut)
             found |= {name: (walnut, request) for name, request in requests.items() if name in names}

@@ -20,10 +20,10 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.rela
 # Bottom to top: a module imports from floors below its own, and from its own room. What has no line here is a room.
 FLOORS = [
     {
-        *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_worker", "waiting_line"),
+        *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_answers", "waiting_line"),
         *("failpoints", "trace", "dated_files", "tally"),
     },
-    {"scoreboard"},
+    {"scoreboard", "gunicorn_worker"},
     {"metrics"},
     {"jwt_secret"},
     {"settings", "sqlite", "watchdog"},

@@ -24,7 +24,8 @@ from api.statements import Statement
 from api.tables import generations
 from api.version import __version__
 from api.web import headers
-from api.web.conditional import has_already, refuse_another
+from api.web.app import Answer
+from api.web.conditional import conditional, has_already, refuse_another
 from api.web.contract import Contract
 from api.web.guard import actor
 
@@ -53,14 +54,19 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
 
     def kept_or_made(kwargs: dict[str, Any]) -> Response:
         if refuses_kept(request.environ):
-            return _rendered(_made(view(**kwargs)), BYPASS)
+            _tell(BYPASS)
+            response: Response = view(**kwargs)
+            return conditional(response)
         stem = stem_of(request.path, kwargs)
         request.environ[PLACE] = Place(
             stem, contract, request.environ[FACTS]["route"], contract.farewell(request.view_args or {})
         )
         key = key_of(stem, actor() if not contract.shared else None, current(g.conn, contract.cache))
         kept, found = answers().get_or_make(key, lambda: _made(view(**kwargs)))
-        return _rendered(kept, HIT if found else MISS)
+        refuse_another(request.environ, kept.etag)
+        _tell(HIT if found else MISS)
+        status, own, body = rendered(kept, request.environ)
+        return Answer(body, status, own)
 
     @wraps(view)
     def cached(**kwargs: Any) -> Response:
@@ -146,10 +152,8 @@ def _made(response: Response) -> Kept:
     return Kept(kept, response.get_data(), response.headers["ETag"])
 
 
-def _rendered(kept: Kept, how: str) -> Response:
-    refuse_another(request.environ, kept.etag)
+def _tell(how: str) -> None:
+    """Tell the client, the log and the metrics what became of the request."""
     headers.add(("Cache-Status", f"walnut; {how}"))
     note(cache=how)
     metrics.CACHE_ANSWERS.labels(how.removeprefix("fwd=")).inc()
-    status, own, body = rendered(kept, request.environ)
-    return Response(body, status, own)

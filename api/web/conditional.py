@@ -5,7 +5,7 @@ what it stands for is still the same.
 from collections.abc import Mapping
 from typing import Any
 
-from flask import request
+from flask import Response, request
 from werkzeug.http import parse_etags
 
 from api.errors import Malformed, PreconditionFailed
@@ -25,6 +25,15 @@ def refuse_another(environ: Mapping[str, Any], tag: str) -> None:
     """Raise PreconditionFailed if a read is to have another ETag than this."""
     if "HTTP_IF_MATCH" in environ and not _names(environ["HTTP_IF_MATCH"], tag):
         raise PreconditionFailed("It is not the one that If-Match names. Ask without it.")
+
+
+def conditional(response: Response) -> Response:
+    """Honour If-None-Match and If-Match of a read. Raises PreconditionFailed."""
+    tag = response.headers["ETag"]
+    refuse_another(request.environ, tag)
+    if has_already(request.environ, tag):
+        response.status_code = 304  # and so it leaves without its body and what is said about that
+    return response
 
 
 def unchanged_since(row: Any) -> None:

@@ -85,7 +85,7 @@ class Edge:
         if kept is None or not self._within_limit(environ, place.contract.limit, caller["id"]):
             return None
         headers.add_to(environ, *place.farewell)
-        metrics.CACHE_ANSWERS.labels(cache.HIT).inc()
+        metrics.CACHE_HITS.inc()
         environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
         return kept
 
