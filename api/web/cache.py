@@ -52,30 +52,29 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     if not contract.cache:
         return view
 
-    def kept_or_made(kwargs: dict[str, Any]) -> Response:
-        if refuses_kept(request.environ):
-            _tell(BYPASS)
-            response: Response = view(**kwargs)
-            return conditional(response)
-        stem = stem_of(request.path, kwargs)
-        request.environ[PLACE] = Place(
-            stem, contract, request.environ[FACTS]["route"], contract.farewell(request.view_args or {})
-        )
-        key = key_of(stem, actor() if not contract.shared else None, current(g.conn, contract.cache))
-        kept, found = answers().get_or_make(key, lambda: _made(view(**kwargs)))
-        refuse_another(request.environ, kept.etag)
-        _tell(HIT if found else MISS)
-        status, own, body = rendered(kept, request.environ)
-        return Answer(body, status, own)
-
     @wraps(view)
     def cached(**kwargs: Any) -> Response:
         if "conn" in g:
-            return kept_or_made(kwargs)
+            return _answer(view, contract, kwargs)
         with db.reading() as g.conn:  # for anybody: the guard has taken no snapshot
-            return kept_or_made(kwargs)
+            return _answer(view, contract, kwargs)
 
     return cached
+
+
+def _answer(view: Callable[..., Any], contract: Contract, kwargs: dict[str, Any]) -> Response:
+    if refuses_kept(request.environ):
+        _tell(BYPASS)
+        return conditional(view(**kwargs))
+    stem = stem_of(request.path, kwargs)
+    route, farewell = request.environ[FACTS]["route"], contract.farewell(request.view_args or {})
+    request.environ[PLACE] = Place(stem, contract, route, farewell)
+    key = key_of(stem, actor() if not contract.shared else None, current(g.conn, contract.cache))
+    kept, found = answers().get_or_make(key, lambda: _made(view(**kwargs)))
+    refuse_another(request.environ, kept.etag)
+    _tell(HIT if found else MISS)
+    status, own, body = rendered(kept, request.environ)
+    return Answer(body, status, own)
 
 
 def stem_of(path: str, arguments: Mapping[str, Any]) -> str:
