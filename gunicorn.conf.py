@@ -17,6 +17,7 @@ import gevent
 from api import logs, scoreboard, settings, supervisor
 from api.migrations import upgrade
 from api.watchdog import watchdog
+from api.web import headers
 
 _settings = settings.load()
 
@@ -57,6 +58,7 @@ def on_starting(server):
 def post_fork(server, worker):
     """Let the worker hear what it was told before it listened, and the other workers see what this one counts."""
     worker.told = server.SIG_QUEUE
+    worker.always = headers.SECURITY
     scoreboard.share(_scoreboard)
 
 

@@ -4,12 +4,16 @@ A header that was checked once is not checked again, the date is written once a 
 all of its body leaves with its head in one system call, and so in one packet.
 """
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from time import time
+from typing import Any
 
+import orjson
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
+from uuid_utils import uuid7
 
 Header = tuple[str, str]
 Original = wsgi.Response
@@ -23,9 +27,38 @@ ONE_PIECE = 1 << 16  # bytes: a copy of more costs more than the second system c
 _date_of = util.http_date
 
 
-def use() -> None:
-    """Let the workers of this process answer this way."""
-    wsgi.Response, util.http_date = Response, http_date
+DETAILS = {  # of what never reaches the app: https://www.rfc-editor.org/rfc/rfc9112
+    400: ("malformed", "The request cannot be read as HTTP."),
+    403: ("forbidden", "This may not be asked for here."),
+    414: ("uri_too_long", "The address is longer than 4,094 bytes. Put less into the query."),
+    417: ("expectation_failed", "Of what Expect may ask for, 100-continue is known only."),
+    431: ("headers_too_large", "A header is too long, or there are too many of them. Send less."),
+    501: ("not_implemented", "This transfer coding is not known. Send the body as it is, or in chunks."),
+}
+BUG = ("internal_server_error", "Something went wrong here. The log has it under this request_id.")
+
+refused: list[str] = []  # the request id of the refusal that is being answered; its log line has it too
+
+
+def use(always: Sequence[Header]) -> None:
+    """Let the workers of this process answer this way, with these headers also where the app is not asked."""
+    wsgi.Response, util.http_date, util.write_error = Response, http_date, partial(write_error, always)
+
+
+def write_error(always: Sequence[Header], sock: Any, status: int, reason: str, _message: str) -> None:
+    """Answer what never reaches the app as the app would: a problem (RFC 9457) that quotes nothing of the client's."""
+    code, detail = DETAILS.get(status, BUG)
+    request_id = refused.pop() if refused else str(uuid7())
+    problem = {"type": f"urn:walnut:problem:{code}", "title": reason, "status": status, "detail": detail}
+    body = orjson.dumps(problem | {"instance": "/", "code": code, "request_id": request_id})
+    own = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    headers = [("Connection", "close"), ("Date", http_date()), *own, ("X-Request-ID", request_id), *always]
+    head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
+    util.write_nonblock(sock, f"{head}\r\n".encode("latin-1") + body)
 
 
 def http_date(timestamp: float | None = None) -> str:

@@ -7,7 +7,7 @@ who stays silent. Measured in docs/decisions/0004-gunicorn.md.
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
+from uuid_utils import uuid7
 
 from api import gunicorn_answers
 
@@ -61,12 +62,13 @@ class Listener(NamedTuple):
 class Worker(GeventWorker):  # type: ignore[misc]
     """One worker process."""
 
+    always: Sequence[gunicorn_answers.Header] = ()  # headers of every answer, also of those that the app does not give
     told: Any  # the signals that the master's handler took: the worker has a copy from the fork on
 
     def init_process(self) -> None:
         """Run until told to end."""
         self.silent: set[Silence] = set()
-        gunicorn_answers.use()
+        gunicorn_answers.use(self.always)
         super().init_process()
 
     def init_signals(self) -> None:
@@ -75,6 +77,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while not self.told.empty():
             if self.told.get_nowait() in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 sys.exit(0)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what never reaches the app, with a request id that its line in the log has too."""
+        gunicorn_answers.refused[:] = [str(uuid7())]
+        super().handle_error(req, client, addr, exc)
 
     def timeout_ctx(self) -> Silence:
         """Return the wait for a connection's next request."""

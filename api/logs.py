@@ -17,7 +17,7 @@ import orjson
 from flask import has_request_context, request
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from api import metrics
+from api import gunicorn_answers, metrics
 from api.dated_files import DatedFile, write_whole
 from api.exchange import names
 
@@ -59,7 +59,8 @@ class Discreet(logging.Filter):
         if record.msg.startswith("Invalid request from ip="):
             record.address = record.msg.removeprefix("Invalid request from ip=").partition(": ")[0]
             record.reason = getattr(sys.exc_info()[0], "__name__", "unknown")
-            record.msg, record.args = "a request that is not HTTP was refused", ()
+            record.request_id = gunicorn_answers.refused[0] if gunicorn_answers.refused else ""
+            record.msg, record.args = "a request was refused before it reached the app", ()
         elif record.msg.startswith("Error handling request"):
             record.msg, record.args = "a request was not answered", ()
         return True

@@ -319,7 +319,8 @@ def test_the_filters_by_time(app, admin, trail):
 
 @pytest.mark.parametrize(
     ("query", "pointer"),
-    [("cursor=x", "/cursor"), ("cursor=-1", "/cursor"), ("limit=0", "/limit"), ("limit=101", "/limit"),
+    [("action=bogus", "/action"), ("actor_id=me", "/actor_id"),
+     ("cursor=x", "/cursor"), ("cursor=-1", "/cursor"), ("limit=0", "/limit"), ("limit=101", "/limit"),
      ("since=yesterday", "/since"), ("subject=a:b:c", "/subject"), ("who=me", "/who"), ("page=2", "/page")],
 )  # fmt: skip
 def test_a_filter_that_makes_no_sense_is_refused(lasting_admin, query, pointer):

@@ -238,3 +238,8 @@ def test_who_is_not_trusted_cannot_say_so(make_app):
 def test_a_developers_machine_is_not_bound_to_https(make_app):
     app = make_app(APP_ENV="development", TRUSTED_PROXIES="1")
     assert transport(app, X_Forwarded_Proto="https") is None
+
+
+def test_swagger_ui_of_a_version_there_is_not_is_refused(client):
+    assert_problem(client.get("/api-docs?version=3"), 422, "invalid", "/version")
+    assert client.get("/api-docs?version=2").status_code == 200

@@ -6,6 +6,7 @@ from marshmallow.validate import Length, Range, Regexp
 from api.web import Timestamp
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
+UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 STATE = {"description": "Its fields, as an answer shows them. `null` where there was nothing, or it was forgotten."}
 
 
@@ -57,8 +58,11 @@ class HistoryQuery(Schema):
 class TrailQuery(HistoryQuery):
     """Which entries."""
 
-    actor_id = fields.String(validate=Length(1, 64))
-    action = fields.String(validate=Length(1, 64), metadata={"example": "task.created"})
+    actor_id = fields.String(validate=Regexp(UUID, error="Write the id of an account: a lower-case UUID."))
+    action = fields.String(
+        validate=[Length(1, 64), Regexp(r"^[a-z_]+\.[a-z_]+$", error="Write a kind and a deed, as in task.created.")],
+        metadata={"example": "task.created"},
+    )
     subject = fields.String(
         validate=Regexp(r"^([a-z_]+:)?[^:]{1,64}$", error="Write an id, or a kind and an id, as in task:ID."),
         metadata={"description": "An id, or a kind and an id, as in `task:ID`."},

@@ -34,7 +34,7 @@ def check_first(body: dict[str, Any]) -> dict[str, Any]:
     with db.reading() as conn:
         user = queries.by_email(conn, body["email"])
     if not passwords.matches(body["password"], user["password_hash"] if user else None):
-        raise Unauthenticated("The address or the password is not right.")
+        raise Unauthenticated("The email or the password is not right.")
     forgive(account)
     return {"user": user}
 
@@ -59,7 +59,7 @@ def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: AR
     """Sign in with address and password."""
     now = queries.get(conn, user["id"])
     if now is None or not now["active"] or now["password_hash"] != user["password_hash"]:
-        raise Unauthenticated("The address or the password is not right.")
+        raise Unauthenticated("The email or the password is not right.")
     return tokens.open_session(conn, user["id"])
 
 

@@ -24,7 +24,7 @@ from api.web.contract import Contract
 from api.web.guard import actor
 
 HEADER = "HTTP_IDEMPOTENCY_KEY"  # as the WSGI environment calls it
-BARE = re.compile(r"[!#-~][!-~]{0,254}")  # visible ASCII, and not the beginning of a quoted string
+BARE = re.compile(r"[!#-+\--~][!-+\--~]{0,254}")  # visible ASCII, no quoted string, no list: two headers are one
 QUOTED = re.compile(r'"((?:[!#-\[\]-~]|\\["\\]){1,255})"')  # RFC 9651, 3.3.3, without spaces
 BATCH = 500
 OF_THE_REQUEST = (Malformed, Invalid, UnsupportedMediaType)
@@ -107,7 +107,9 @@ def parsed(header: str) -> str:
     header = header.strip(" \t")
     quoted = QUOTED.fullmatch(header)
     if not (quoted or BARE.fullmatch(header)):
-        raise Malformed("Idempotency-Key must be 1 to 255 visible ASCII characters. A new UUID is a good key.")
+        raise Malformed(
+            "Idempotency-Key must be one key, of 1 to 255 visible ASCII characters. A new UUID is a good key."
+        )
     return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else header
 
 
@@ -156,7 +158,9 @@ def _replay(found: Row, key: Key) -> Response:
     """Return the stored answer. Raises KeyReused if it is the answer to something else."""
     if found["fingerprint"] != key.fingerprint:
         _tell("mismatch")
-        raise KeyReused("This Idempotency-Key came with another request before. Make a new key for a new request.")
+        raise KeyReused(
+            "This Idempotency-Key came with another request before, perhaps one that was refused. Make a new one."
+        )
     _tell("replayed")
     headers.add(("Idempotency-Replayed", "true"))
     return Response(found["body"], found["status"], [(name, value) for name, value in found["headers"]])

@@ -20,6 +20,7 @@ from api.counting.in_memory import InMemory
 from api.counting.in_redis import InRedis
 from api.counting.in_sqlite import InSQLite
 from api.errors import TooManyRequests
+from api.observe import note
 from api.rates import SECOND, Backoff, Limit, Verdict
 from api.settings import Settings
 from api.store import Store
@@ -125,10 +126,11 @@ def described(name: str, limit: Limit, verdict: Verdict) -> list[tuple[str, str]
     return list(zip(HEADERS, values, strict=True))
 
 
-def refusal(name: str, verdict: Verdict) -> TooManyRequests:
+def refusal(name: str, verdict: Verdict, what: str = "Too many requests.") -> TooManyRequests:
     """Return what to raise when a verdict is no."""
     wait = max(1, _seconds(verdict.reset))
-    return TooManyRequests(f"Too many requests. Try again in {wait} s.", policy=name, retry_after=wait)
+    note(limit=name)
+    return TooManyRequests(f"{what} Try again in {wait} s.", policy=name, retry_after=wait)
 
 
 def slow_down(account: str) -> None:
@@ -138,7 +140,7 @@ def slow_down(account: str) -> None:
     """
     verdict = count(counter(), "sign-in", _attempts(account))
     if verdict and not verdict.allowed:
-        raise refusal("sign-in", verdict)
+        raise refusal("sign-in", verdict, "Too many wrong passwords for this account.")
 
 
 def forgive(account: str) -> None:

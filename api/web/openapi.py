@@ -26,14 +26,18 @@ Errors are `application/problem+json` (RFC 9457). Request bodies may use camelCa
 requests are counted, `RateLimit-Policy` and `RateLimit` say how many are left."""
 LISTS = {
     True: 'A list has `next_cursor`, the `cursor` of its next part, and `Link: <...>; rel="next"`.',
-    False: "A list has numbered pages and a `total`.",
+    False: "A list has numbered pages and a `total`; the audit trail has cursors in every version.",
 }
 IDEMPOTENCY_KEY = (
     "Makes it safe to repeat the request: choose a new key (a UUID, say) for each new request, and repeat it with the "
     "same key. The repeated one gets the answer of the first, byte for byte, with `Idempotency-Replayed: true`. "
-    "The key with another request is refused: 422 `idempotency_key_reused`."
+    "The key with another request is refused: 422 `idempotency_key_reused`. Another request is one that differs in any "
+    "byte of its body, its query or its Content-Type; a key counts for one user, one path and one version."
 )
-KEY = {"type": "string", "pattern": r'^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$'}  # web/idempotency.py
+KEY = {
+    "type": "string",
+    "pattern": r'^([!#-+\--~][!-+\--~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$',
+}  # web/idempotency.py
 
 
 def document(app: Flask, version: int) -> dict[str, Any]:

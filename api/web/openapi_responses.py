@@ -78,6 +78,8 @@ def _headers(contract: Contract) -> Iterator[str]:
         yield "Cache-Status"
     if contract.idempotent:
         yield "Idempotency-Replayed"
+    if contract.limit:
+        yield from limits.HEADERS
     if contract.deprecated:
         yield "Deprecation"
     if contract.sunset:

@@ -16,7 +16,7 @@ from flask import Flask, Response, abort, current_app, render_template, request
 from api.errors import Invalid
 from api.version import __version__
 from api.web.openapi import document
-from api.web.versions import VERSIONS
+from api.web.versions import DEFAULT, VERSIONS
 
 DOCUMENT = {"endpoint": "openapi", "route": "/api-docs/openapi.json", "rule_filter": lambda _rule: False}
 
@@ -45,6 +45,7 @@ def init_app(app: Flask) -> None:
 
 def page() -> Response:
     """Show Swagger UI, of ?version=N: static/js/api-docs.js reads that."""
+    _version()
     response = Response(render_template("flasgger/index.html", versions=VERSIONS))
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
@@ -54,14 +55,19 @@ def page() -> Response:
 
 def serve() -> Response:
     """Answer with the document of ?version=N, 1 unless said otherwise."""
-    version = request.args.get("version", "1")
-    if version not in map(str, VERSIONS):
-        known = ", ".join(map(str, VERSIONS))
-        raise Invalid("There is no such version of the API.", fields=[("/version", f"Give one of: {known}.")])
-    body, tag = _rendered(current_app._get_current_object(), int(version))  # type: ignore[attr-defined]
+    body, tag = _rendered(current_app._get_current_object(), _version())  # type: ignore[attr-defined]
     response = Response(body, headers={"ETag": tag, "Cache-Control": "no-cache"}, content_type="application/json")
     response.make_conditional(request.environ)
     return response
+
+
+def _version() -> int:
+    """Return the version that is asked for. Raises Invalid if there is none such."""
+    version = request.args.get("version", str(DEFAULT))
+    if version not in map(str, VERSIONS):
+        known = ", ".join(map(str, VERSIONS))
+        raise Invalid("There is no such version of the API.", fields=[("/version", f"Give one of: {known}.")])
+    return int(version)
 
 
 @lru_cache(maxsize=8)

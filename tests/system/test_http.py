@@ -5,8 +5,11 @@ The server runs as in production behind a proxy that speaks TLS, with CORS, so t
 
 import copy
 import dataclasses
+import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -254,3 +257,27 @@ def test_head_is_get_without_a_body(walker: Walker, path: str) -> None:
     ours = [{(name, value) for name, value in answer.headers.items() if name != "Date"} for answer in (got, head)]
     assert ours[0] == ours[1]
     assert int(head.headers["Content-Length"]) == len(got.body)
+
+
+@pytest.mark.parametrize(("sent", "status", "code"), [
+    (b"GET /api/v1/tasks?q=" + b"a" * 9000 + b" HTTP/1.1", 414, "uri_too_long"),
+    (b"GET / HTTP/1.1\r\nX-Big: " + b"a" * 20000, 431, "headers_too_large"),
+    (b"GARBAGE", 400, "malformed"), (b"GET / HTTP/9.9", 400, "malformed"),
+    (b"GET / HTTP/1.1\r\nX Y: z", 400, "malformed"),
+    (b"POST / HTTP/1.1\r\nTransfer-Encoding: rot13", 501, "not_implemented"),
+])  # fmt: skip
+def test_what_never_reaches_the_app_is_a_problem_too(walker: Walker, sent: bytes, status: int, code: str) -> None:
+    """Gunicorn refuses it: with the same headers, nothing of it quoted, and a line in the log under its id."""
+    with socket.create_connection(("127.0.0.1", walker.server.port), timeout=10) as connection:
+        connection.sendall(sent + b"\r\nHost: localhost\r\n\r\n")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        problem = json.loads(answer.read())
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["request_id"] == answer.headers["X-Request-ID"]
+    assert answer.headers["Content-Security-Policy"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    lines = [line for line in walker.server.log.read_text().splitlines() if problem["request_id"] in line]
+    assert len(lines) == 1
+    assert "aaaa" not in lines[0] + json.dumps(problem)
