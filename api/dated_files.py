@@ -51,7 +51,7 @@ class DatedFile:
         """Put the file of a day behind the same number as the last one's: who is about to write cannot miss it."""
         path = self._folder / f"{self.name}-{day}.log"
         is_new = not path.exists()
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        file = os.open(path, OPENED, 0o600)
         if self._file is None:
             self._file = file
         else:
@@ -65,6 +65,10 @@ class DatedFile:
             when = re.fullmatch(rf"{self.name}-(\d{{4}}-\d\d-\d\d)", path.stem)
             if when and when[1] < first_kept.isoformat():
                 path.unlink(missing_ok=True)  # another process may have been faster
+
+
+# Neither through a link nor into a pipe that nobody reads.
+OPENED = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class CutOff(OSError):

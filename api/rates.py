@@ -56,6 +56,16 @@ class Limit(ABC):
     numbers: tuple[int, ...]  # what the arithmetic needs, for the storage that does it elsewhere
 
     @abstractmethod
+    def highest(self) -> int:
+        """Return the highest level there can be: a count above it was not made by us, and is none."""
+
+    def sane(self, level: object, at: object) -> Count:
+        """Return a count that a storage gave back, or none if it is damaged."""
+        if type(level) is int and type(at) is int and 0 <= level <= self.highest() and at >= 0:
+            return Count(level, at)
+        return Count()
+
+    @abstractmethod
     def take(self, count: Count, now: int, cost: int = 1) -> Taken:
         """Return what a request makes of the count."""
 
@@ -90,6 +100,10 @@ class Bucket(Limit):
         if self.full + self.unit + self.drain > EXACT or self.window > CENTURY:
             raise ValueError("is too large to be counted exactly")
 
+    def highest(self) -> int:
+        """Return what it holds."""
+        return self.full
+
     def take(self, count: Count, now: int, cost: int = 1) -> Taken:
         """Drain what time has drained, then pour in. A count from the future was kept before the clock was set back."""
         before, at = count if count.at <= now + self.horizon else (0, now)
@@ -123,6 +137,10 @@ class Window(Limit):
         self.window = seconds
         self.period = seconds * SECOND
         self.numbers = (amount, self.period)
+
+    def highest(self) -> int:
+        """Return how many it lets in."""
+        return self.quota
 
     def take(self, count: Count, now: int, cost: int = 1) -> Taken:
         """Count, in a new window if the last has ended, or ends so late that the clock must have been set back."""
@@ -159,6 +177,10 @@ class Backoff(Limit):
     def delay(self, level: int) -> int:
         """Return how long to wait after so many, in microseconds."""
         return min(self.most, SECOND << min(level - self.quota, 30)) if level >= self.quota else 0
+
+    def highest(self) -> int:
+        """Return more than anybody can have tried, at one try in `most` seconds."""
+        return EXACT
 
     def take(self, count: Count, now: int, cost: int = 1) -> Taken:
         """Count, unless it is too early. A count from the future was kept before the clock was set back."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flask import Flask, current_app
-from redis import Redis, RedisError
+from redis import Redis, RedisError, exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -68,10 +68,13 @@ class Store:
     def _asked(self, question: Callable[[Any], Answer]) -> Answer | None:
         try:
             answer = question(self._redis)
-        except RedisError:
+        except (exceptions.ConnectionError, exceptions.TimeoutError):
             self._rests_until = time.monotonic() + REST_SECONDS
             metrics.REDIS_FAILURES.inc()
             metrics.REDIS_BREAKER.set(1)
+            return None
+        except RedisError:  # it is there, and refuses this one question: a key of another type, no room
+            metrics.REDIS_FAILURES.inc()
             return None
         if self._rests_until:
             self._rests_until = 0.0

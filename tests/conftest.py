@@ -19,6 +19,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 PASSWORD = "correct horse"
 FIELDS = set(settings.Settings.__dataclass_fields__)
 STARTED: "list[subprocess.Popen[str]]" = []
+# The audit trail is signed when a database is made, and most tests begin with a copy of one.
+SECRET = {"JWT_SECRET": "tests are no secret: 0123456789 abcdefghijklmnopqrstuvwxyz ABCDEFGHIJ"}
 # Tests ask more than people do. Those of limits set their own.
 NO_LIMITS = {
     "RATE_LIMIT_DEFAULT": "token-bucket 1000000 refill 100000/s",
@@ -85,7 +87,7 @@ def make_app(configure: Callable[..., settings.Settings], new_database: Path) ->
     made = []
 
     def make(**variables: str) -> Flask:
-        given = configure(**NO_LIMITS | variables)
+        given = configure(**NO_LIMITS | SECRET | variables)
         _copy(new_database, given)
         made.append(create_app(given))
         return made[-1]
@@ -125,7 +127,7 @@ def settings_in(folder: Path) -> settings.Settings:
             patch.delenv(name)
         patch.setenv("APP_ENV", "testing")
         patch.setenv("INSTANCE_PATH", str(folder))
-        for name, value in NO_LIMITS.items():
+        for name, value in (NO_LIMITS | SECRET).items():
             patch.setenv(name, value)
         return settings.load()
 

@@ -4,6 +4,7 @@ import io
 import json
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import gevent
 import pytest
@@ -13,7 +14,7 @@ from marshmallow import ValidationError
 from api import db, errors
 from api.auth import passwords
 from api.tasks import search
-from api.web import guard, inputs, strict_json
+from api.web import guard, idempotency, inputs, strict_json
 from tests.conftest import assert_problem, execute, rows
 
 JSON = "application/json"
@@ -157,3 +158,51 @@ def test_a_secret_that_others_may_read_is_none(configure):
     with pytest.raises(Exception, match="JWT_SECRET: others may read or write"):
         configure()
     assert json.dumps(given.jwt_secret)
+
+
+def test_nobody_chooses_what_another_is_told_is_next(app, admin, user):
+    """An answer may be kept for everybody: its Link must be of the query, not of how somebody wrote it."""
+    for number in range(25):
+        admin("POST", "/tasks", {"title": f"task {number}"})
+    bob, root = ({"Authorization": f"Bearer {caller.token}"} for caller in (user, admin))
+    app.test_client().get(f"/api/v2/tasks?limit={'0' * 3000}20", headers=bob)
+    link = app.test_client().get("/api/v2/tasks", headers=root).headers["Link"]
+    assert "000" not in link
+    assert len(link) < 300
+
+
+def test_a_kept_answer_is_no_way_round_a_database_that_is_gone(app, admin):
+    for _ in range(3):
+        assert admin("GET", "/tasks").status_code == 200
+    app.extensions["database"]._idle.clear()
+    database = Path(app.extensions["database"].path)
+    database.rename(database.with_name("elsewhere"))
+    try:
+        assert_problem(admin("GET", "/tasks"), 503, "unavailable")
+    finally:
+        database.with_name("elsewhere").rename(database)
+
+
+def test_a_version_of_openmetrics_that_is_no_number_gets_text(app):
+    accept = {"Accept": "application/openmetrics-text; version=abc"}
+    assert app.test_client().get("/health/metrics", headers=accept).status_code == 200
+
+
+def test_a_session_that_ends_while_its_body_arrives_gets_no_refusal_kept(app, admin, monkeypatch):
+    monkeypatch.setattr(guard, "AT_ONCE_SECONDS", -1.0)
+    key_of = idempotency._key
+
+    def meanwhile(*arguments):
+        key = key_of(*arguments)
+        execute(app, "UPDATE sessions SET ended_at = 1")
+        return key
+
+    monkeypatch.setattr(idempotency, "_key", meanwhile)
+    answer = admin("POST", "/tasks", {"nonsense": 1}, Idempotency_Key="k")
+    assert_problem(answer, 401, "unauthenticated")
+    assert rows(app, "SELECT count(*) FROM idempotency_keys") == [(0,)]
+
+
+def test_a_slash_at_the_end_is_no_other_key(app, admin):
+    ids = {admin("POST", path, {"title": "x"}, Idempotency_Key="k").json["id"] for path in ("/tasks", "/tasks/")}
+    assert len(ids) == 1

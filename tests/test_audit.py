@@ -615,7 +615,7 @@ def test_equal_values_have_different_digests(app, admin, user):
 
 
 def test_a_new_jwt_secret_needs_a_seal(make_app, configure, run_in):
-    app = make_app(JWT_SECRET="0123456789abcdefghijklmnopqrstuvwxyz")
+    app = make_app()
     sign_up(app, "root", role="admin")
     assert tampered(app) is None
     again = create_app(configure(JWT_SECRET="abcdefghijklmnopqrstuvwxyz0123456789"))
@@ -671,3 +671,43 @@ def test_an_account_that_is_made_at_the_terminal_has_an_entry(app, run_in):
     assert change_of(entry)[1]["username"] == "bob"
     assert PASSWORD not in entry["change"]
     assert verdict(app)["intact"]
+
+
+# ---- what an attacker found
+
+
+def put_back(app, statements):
+    """Run statements with the triggers out of the way, as who has the file can."""
+    triggers = rows(app, "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'audit%'")
+    for name, _ in triggers:
+        execute(app, f"DROP TRIGGER {name}")
+    for statement in statements:
+        execute(app, statement)
+    for _, trigger in triggers:
+        execute(app, trigger)
+
+
+def test_a_trail_that_was_emptied_is_no_new_one(app, admin):
+    put_back(app, ["DELETE FROM audit_entries",
+                   "UPDATE audit_head SET seq = 0, at = 0, hash = zeroblob(32), signature = x''"])  # fmt: skip
+    assert tampered(app) is not None
+    admin("POST", "/tasks", {"title": "an honest one"})
+    assert tampered(app) is not None
+
+
+def test_a_new_trail_is_in_order(app):
+    assert tampered(app) is None
+
+
+@pytest.mark.parametrize("column", ["action", "actor_id", "subject_id", "request_id"])
+def test_bytes_in_the_place_of_a_text_are_found(app, admin, column):
+    put_back(app, [f"UPDATE audit_entries SET {column} = CAST({column} AS BLOB) WHERE seq = 2"])
+    assert tampered(app) == 2
+    put_back(app, [f"UPDATE audit_entries SET {column} = x'0af7' WHERE seq = 1"])
+    assert tampered(app) == 1
+
+
+def test_one_check_at_a_time(admin):
+    with audit_routes.ONE_AT_A_TIME:
+        assert_problem(admin("GET", "/audit/verify"), 503, "unavailable")
+    assert admin("GET", "/audit/verify").json["intact"] is True

@@ -434,7 +434,7 @@ def test_a_deactivated_user_cannot_refresh(app, user, anyone):
 def test_a_successor_cannot_be_computed_without_the_key(make_app, tmp_path):
     one = make_app(INSTANCE_PATH=str(tmp_path / "one"))
     first = sign_up(one, "alice")
-    two = make_app(INSTANCE_PATH=str(tmp_path / "two"))
+    two = make_app(INSTANCE_PATH=str(tmp_path / "two"), JWT_SECRET="zyxwvutsrqponmlkjihgfedcba9876543210")
     second = sign_up(two, "alice")
     execute(two, "UPDATE refresh_tokens SET hash = ?", rows(one, "SELECT hash FROM refresh_tokens")[0][0])
     assert second.refresh_token != first.refresh_token

@@ -251,7 +251,33 @@ def test_redis_that_forgot_the_scripts_is_told_them_again(redis):
 def test_a_count_in_redis_that_is_none_is_nobodys_fault_but_no_error(redis):
     store = Store(redis.url)
     store.ask(lambda client: client.set("walnut:limits/odd", "nonsense"))
-    assert InRedis(store).take("limits/odd", TEN) is None
+    assert InRedis(store).take("limits/odd", TEN).remaining == 9
+    assert InRedis(store).take("limits/odd", TEN).remaining == 8, "and it was mended"
+
+
+KINDS = [TEN, rates.parse("10 per hour"), rates.Backoff(5, 60, 900)]
+ODD = ["nonsense", "5 1 ", "-1 -1", "9" * 400 + " 1", f"{10**18} {10**15}", "1 " + "9" * 30, None]
+
+
+@pytest.mark.parametrize("limit", KINDS, ids=lambda limit: limit.kind)
+@pytest.mark.parametrize("kept", ODD)
+def test_whatever_is_under_a_callers_key_in_redis_he_is_counted_and_redis_stays(redis, limit, kept):
+    store, name = Store(redis.url), "walnut:limits/odd"
+    store.ask(lambda client: client.delete(name))
+    store.ask(lambda client: client.set(name, kept) if kept else client.rpush(name, "a list"))
+    storage = InRedis(store)
+    left = [storage.take("limits/odd", limit).remaining for _ in range(2)]
+    assert left[1] == left[0] - 1
+    assert left[0] >= 0
+    assert store.alive()
+
+
+@pytest.mark.parametrize(("level", "at"), [("x", 1), (1, "x"), (b"1", 1), (9e18, 1), (2**62, 1), (-5, 1), (1, -1)])
+def test_a_damaged_count_in_the_file_is_none(tmp_path, level, at):
+    storage = InSQLite(tmp_path / "limits.db")
+    storage.take("limits/odd", TEN)
+    storage._driver.execute("UPDATE counts SET level = ?, at = ?", (level, at))
+    assert storage.take("limits/odd", TEN).remaining == 9
 
 
 def test_what_is_in_redis_begins_with_our_name(redis):
@@ -717,7 +743,9 @@ def test_behind_proxies_the_address_counts_that_they_saw(make_app):
         ("::1", "::/64"),
         ("", "unknown"),
         ("unix:", "unknown"),
-        ("192.0.2.1:4711", "unknown"),
+        ("192.0.2.1:4711", "192.0.2.1"),
+        ("[2001:db8::1]:443", "2001:db8::/64"),
+        ("[2001:db8::1", "unknown"),
         ("010.0.0.1", "unknown"),
         ("evil/user:1", "unknown"),
     ],

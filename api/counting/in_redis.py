@@ -23,10 +23,11 @@ if now == 0 then
     now = time[1] * 1000000 + time[2]
 end
 local level, at, allowed, lasts = 0, 0, false, 0
-local kept = redis.call('GET', KEYS[1])
-if kept then
+local kept, most = redis.pcall('GET', KEYS[1]), tonumber(ARGV[4])
+if type(kept) == 'string' then
     level, at = string.match(kept, '^(%d+) (%d+)$')
-    level, at = tonumber(level), tonumber(at)
+    level, at = tonumber(level or 0), tonumber(at or 0)
+    if level > most or at > 9007199254740992 then level, at = 0, 0 end
 end
 """
 END = """
@@ -38,7 +39,7 @@ return {allowed and 1 or 0, level, at, now}
 """
 KINDS = {
     "bucket": """
-local unit, drain, full, horizon = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local unit, drain, full, horizon = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 if at > now + horizon then level, at = 0, now end
 level, at = math.max(0, level - math.min(math.max(0, now - at), horizon) * drain), now
 if level + cost * unit <= full then
@@ -47,7 +48,7 @@ end
 lasts = level / drain
 """,
     "window": """
-local quota, period = tonumber(ARGV[4]), tonumber(ARGV[5])
+local quota, period = tonumber(ARGV[5]), tonumber(ARGV[6])
 if not (now < at and at <= now + 2 * period) then level, at = 0, now + period end
 if level + cost <= quota then
     allowed, level = true, level + cost
@@ -55,10 +56,10 @@ end
 lasts = at - now
 """,
     "backoff": """
-local free, most, memory = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-if not (now - memory < at and at <= now + most) then level, at = 0, 0 end
+local free, slowest, memory = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+if not (now - memory < at and at <= now + slowest) then level, at = 0, 0 end
 local delay = 0
-if level >= free then delay = math.min(most, 1000000 * 2 ^ math.min(level - free, 30)) end
+if level >= free then delay = math.min(slowest, 1000000 * 2 ^ math.min(level - free, 30)) end
 if cost == 0 or now >= at + delay then
     allowed, level = true, level + cost
     if cost > 0 then at = now end
@@ -98,10 +99,10 @@ class InRedis:
     def take(self, key: str, limit: Limit, cost: int = 1, *, keep: bool = True) -> Verdict | None:
         """Count a request and return the verdict. Without `keep` it is only asked."""
         script = self._scripts[limit.kind]
-        given = (self._clock(), cost, int(keep), *limit.numbers)
+        given = (self._clock(), cost, int(keep), limit.highest(), *limit.numbers)
         found = self._store.ask(lambda redis: script.run(redis, f"walnut:{key}", *given))
-        if found is None:
-            return None
+        if not (isinstance(found, list) and len(found) == 4 and all(type(number) is int for number in found)):
+            return None  # no answer, or none of this script's
         allowed, level, at, now = found
         taken = Taken(bool(allowed), Count(level, at))
         self._remember(key, taken.after)

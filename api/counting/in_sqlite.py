@@ -67,7 +67,7 @@ class InSQLite:
         def counted(driver: Any) -> Verdict:
             now = self._clock()  # under the lock, so that no two processes disagree about who came first
             found = driver.execute(FIND, (key,)).fetchone()
-            kept = Count(*found) if found else Count()
+            kept = limit.sane(*found) if found else Count()
             taken = limit.take(worse(limit, kept, seen, now) if seen else kept, now, cost)
             if keep and taken.allowed:
                 driver.execute(KEEP, (key, *taken.after, now + limit.lasts(taken.after, now)))

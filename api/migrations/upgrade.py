@@ -19,11 +19,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from api import sqlite
+from api import audit_trail, sqlite
 from api.settings import Settings
 
 APPLICATION_ID = 0x574C4E54  # "WLNT" in the file's header: https://sqlite.org/pragma.html#pragma_application_id
 WAIT = "busy_timeout=5000"  # milliseconds, in C: at a start no greenlet is waiting for this one
+AUDITED_SINCE = "0003"  # the revision that makes the audit trail, whose empty end is signed then and never again
 CHECK_SECONDS = 2.0  # how long a start may spend looking for damage
 
 
@@ -40,8 +41,14 @@ def upgrade(settings: Settings) -> str:
         before = revision(conn)
         if before == head():
             return f"The database is at revision {before} already."
-        _run(conn, lambda config: command.upgrade(config, "head"))
+        _run(conn, lambda config: _step(conn, settings, before, config))
     return f"The database went from {before or 'nothing'} to revision {head()}."
+
+
+def _step(conn: Connection, settings: Settings, before: str | None, config: Config) -> None:
+    command.upgrade(config, "head")
+    if (before or "") < AUDITED_SINCE:
+        audit_trail.begin(conn, settings)
 
 
 def check(settings: Settings) -> None:

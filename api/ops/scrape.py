@@ -31,7 +31,10 @@ def show() -> Response:
     """Show every metric of this replica, as text or as OpenMetrics."""
     if not _is_near(request.environ):
         raise NotFound("There is nothing at this address. /api-docs lists what there is.")
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):  # a version that is no number
+        encode, content_type = choose_encoder("")
     return Response(encode(Everything()), headers={"Cache-Control": "no-store"}, content_type=content_type)
 
 

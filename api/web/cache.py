@@ -79,7 +79,7 @@ def _answer(view: Callable[..., Any], contract: Contract, kwargs: dict[str, Any]
 
 def stem_of(path: str, arguments: Mapping[str, Any]) -> str:
     """Return what names an answer but for its reader and its generations: path, checked arguments, our version."""
-    parts = orjson.dumps([path, arguments.get("query"), __version__], option=orjson.OPT_SORT_KEYS)
+    parts = orjson.dumps([path.rstrip("/"), arguments.get("query"), __version__], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(parts, digest_size=16).hexdigest()
 
 

@@ -25,6 +25,7 @@ from api.web.access_tokens import Token
 from api.web.cache import Place
 
 MANY = 10_000  # how many pairs of path and query, and how many tokens, are remembered
+TOKEN_CHARACTERS = 1000  # ours have some 350; what is longer is padded
 QUERY_CHARACTERS = 200  # longer queries are not asked often enough
 STATUS = {200: "200 OK", 304: "304 NOT MODIFIED"}
 HIT = ("Cache-Status", f"walnut; {cache.HIT}")
@@ -62,7 +63,8 @@ class Edge:
         found = self.wsgi_app(environ, start_response)
         if cache.PLACE in environ and access_tokens.SEEN in environ and len(where[1]) <= QUERY_CHARACTERS:
             _remember(self._places, where, environ[cache.PLACE])
-            _remember(self._tokens, environ["HTTP_AUTHORIZATION"], environ[access_tokens.SEEN])
+            if len(environ["HTTP_AUTHORIZATION"]) <= TOKEN_CHARACTERS:
+                _remember(self._tokens, environ["HTTP_AUTHORIZATION"], environ[access_tokens.SEEN])
         return found
 
     def _kept(self, environ: Environ, place: Place) -> Kept | None:
@@ -105,12 +107,12 @@ class Edge:
 
     def _caller(self, token: Token, place: Place) -> Row | None:
         """Return who is calling, and the generations, as one statement sees them; None if the database is busy."""
-        with db.Reading(self._database, snapshot=False) as conn:
-            try:
+        try:
+            with db.Reading(self._database, snapshot=False) as conn:
                 question = _question(place.contract.cache)
                 return question.first(conn, sid=token.session_id, sub=token.user_id, now=db.now())
-            except (DBAPIError, sqlite.driver.Error):
-                return None
+        except (Unavailable, DBAPIError, sqlite.driver.Error):
+            return None
 
 
 def _remember(there: OrderedDict[Any, Any], key: Any, value: Any) -> None:

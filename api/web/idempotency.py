@@ -19,7 +19,7 @@ from api.errors import Invalid, KeyReused, Malformed, Refusal, UnsupportedMediaT
 from api.observe import note
 from api.statements import Row, Statement
 from api.tables import idempotency_keys
-from api.web import headers, inputs, problems
+from api.web import guard, headers, inputs, problems
 from api.web.contract import Contract
 from api.web.guard import actor
 
@@ -85,7 +85,7 @@ def wrap_inputs(view: Callable[..., Any], contract: Contract) -> Callable[..., A
         try:
             kwargs = read(**kwargs)
         except OF_THE_REQUEST as refusal:
-            return _refused(key, refusal)
+            return _refused(key, refusal, contract.allow)
         g.idempotency_key = key
         response = view(**kwargs)
         failpoints.reach("answer.before")
@@ -122,7 +122,7 @@ def _key(header: str, most: int) -> Key:
     user_id = actor()
     if user_id is None:
         raise LookupError("an idempotent route needs somebody who is signed in")
-    scope = (request.method, request.path)
+    scope = (request.method, request.path.rstrip("/"))  # a slash at the end makes no other address
     asked = (request.environ.get("QUERY_STRING", ""), request.headers.get("Content-Type", ""))
     return Key(
         user_id,
@@ -149,8 +149,9 @@ def _once(conn: Connection, key: Key, answer: Callable[[], Response]) -> Respons
     return response
 
 
-def _refused(key: Key, refusal: Refusal) -> Response:
+def _refused(key: Key, refusal: Refusal, permission: str) -> Response:
     with db.writing() as conn:
+        guard.check_again(conn, permission)
         return _once(conn, key, lambda: problems.refused(refusal))
 
 

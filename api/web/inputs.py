@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs
 
-from flask import request
+from flask import g, request
 from gevent import Timeout
 from gunicorn.http.errors import ParseException
 from marshmallow import Schema, ValidationError, fields
@@ -30,7 +30,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     @wraps(view)
     def checked(**kwargs: Any) -> Any:
         if contract.query:
-            kwargs["query"] = load_query(contract.query, request.environ.get("QUERY_STRING", ""))
+            kwargs["query"] = g.query = load_query(contract.query, request.environ.get("QUERY_STRING", ""))
         if contract.body:
             kwargs["body"] = load(contract.body, *snake_cased(contract.body, json_object(contract.max_body)))
         return view(**kwargs)

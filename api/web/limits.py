@@ -4,6 +4,7 @@ Counted is the user of a valid token, otherwise the address: never a header that
 that are trusted, ProxyFix has put the client's address into REMOTE_ADDR before anything of ours is asked.
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from hashlib import blake2b
@@ -38,6 +39,7 @@ HEADERS = {  # in the order of `described`, and as the API's document has them
     "X-RateLimit-Reset": {"description": "As t, in seconds since 1970.", "schema": {"type": "integer"}},
 }
 VERDICT = "walnut.verdict"  # in the WSGI environment, if the edge has counted the request already
+WITH_PORT = re.compile(r"^(?:(\d+\.\d+\.\d+\.\d+)|\[([^\]]+)\]):\d+$")  # as some gateways forward an address
 SIGN_IN = Backoff(free=5, most=60, memory=15 * 60)
 
 
@@ -105,7 +107,7 @@ def network(text: str) -> str:
     What is no address counts as one, all of it together, so that nobody gains by it.
     """
     try:
-        found = ip_address(text.partition("%")[0])
+        found = ip_address(WITH_PORT.sub(r"\1\2", text).partition("%")[0])
     except ValueError:
         return "unknown"
     if found.version == 4:

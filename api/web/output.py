@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import orjson
-from flask import Response, request
+from flask import Response, g, request
 from marshmallow import Schema, fields
 
 from api.web.app import Answer, NoContent
@@ -68,8 +68,8 @@ def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contr
         headers["ETag"] = tag
     if contract.location:
         headers["Location"] = f"{request.path.rstrip('/')}/{shaped['id']}"
-    if cursor := shaped.get("next_cursor"):
-        headers["Link"] = f'<{_address_after(cursor)}>; rel="next"'
+    if contract.query and (cursor := shaped.get("next_cursor")):
+        headers["Link"] = f'<{_address_after(cursor, contract.query)}>; rel="next"'
     response = Answer(body, contract.status, headers, content_type="application/json")
     return conditional(response) if contract.has_etag and not contract.cache else response
 
@@ -84,11 +84,13 @@ def _caching(contract: Contract) -> dict[str, str]:
     return {"Cache-Control": "private, no-cache", "Vary": vary}
 
 
-def _address_after(cursor: str) -> str:
-    """Return the address of the part of a list after the one that was asked for."""
-    given = parse_qsl(request.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    query = [(name, value) for name, value in given if name != "cursor"]
-    return f"{quote(request.path)}?{urlencode([*query, ('cursor', cursor)])}"
+def _address_after(cursor: str, asked: Schema) -> str:
+    """Return the address of the part of a list after the one that was asked for.
+
+    As the query was understood, not as this client wrote it: the answer may be kept for others.
+    """
+    query = [(name, value) for name, value in asked.dump(g.query).items() if name != "cursor" and value is not None]
+    return f"{quote(request.path.rstrip('/'))}?{urlencode([*query, ('cursor', cursor)])}"
 
 
 def _etag(shaped: dict[str, Any], body: bytes, contract: Contract) -> str | None:
