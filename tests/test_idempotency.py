@@ -15,7 +15,11 @@ from api.web.idempotency import parsed
 from tests.conftest import Caller, assert_problem, execute, rows, sign_up
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
-OWN = {"X-Request-ID", "X-Served-By", "Idempotency-Replayed", "Date"}  # what belongs to the request and not its answer
+# What belongs to the request and not its answer.
+OWN = {
+    *("X-Request-ID", "X-Served-By", "Idempotency-Replayed", "Date"),
+    *("RateLimit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
+}
 # What creates without a key: why.
 KEYLESS = {
     "/auth/register": "nobody is signed in, so a key would have no scope; the address that is taken says the same",
