@@ -139,8 +139,25 @@ def test_who_takes_gzip_gets_it_with_an_etag_of_its_own(admin):
     assert "Content-Encoding" not in admin("GET", "/tasks", Accept_Encoding="gzip;q=0").headers
 
 
-def test_what_the_edge_answers_looks_like_what_the_corridor_answers(admin, task):
-    flask, edge = admin("GET", "/tasks"), admin("GET", "/tasks")
+def test_what_the_edge_answers_looks_like_what_the_corridor_answers(app, admin, task):
+    """On every cached route there is, in every version."""
+    rules = [rule.rule for rule in app.url_map.iter_rules() if is_cached(app, rule)]
+    assert {"/api/v1/tasks", "/api/v2/tasks/<uuid:task_id>"} <= set(rules)
+    own = {"Authorization": f"Bearer {admin.token}"}
+    for rule in rules:
+        path = rule.replace("<uuid:task_id>", task["id"])
+        flask, edge = (app.test_client().get(path, headers=own) for _ in range(2))
+        assert (said(flask), said(edge)) == ("walnut; fwd=miss", "walnut; hit"), path
+        assert (edge.status_code, edge.data) == (200, flask.data), path
+        alike(flask, edge)
+
+
+def is_cached(app, rule):
+    contract = getattr(app.view_functions[rule.endpoint], "contract", None)
+    return bool(contract and contract.cache)
+
+
+def alike(flask, edge):
     other = {"Date", "X-Request-ID", "Cache-Status", "RateLimit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
     assert sorted(pair for pair in flask.headers if pair[0] not in other) == sorted(
         pair for pair in edge.headers if pair[0] not in other
