@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from api import metrics
 from api.migrations import upgrade
 from api.sqlite import driver
 from api.tasks import queries
@@ -272,7 +273,10 @@ def test_a_deprecated_route_says_so_from_the_edge_too(make_app):
 def test_a_hit_counts_against_the_limit_once_and_is_refused_past_it(make_app):
     app = make_app(RATE_LIMIT_DEFAULT="10 per day")
     admin = sign_up(app, "root", role="admin")
+    refusals = metrics.LIMITER_VERDICTS.labels("default", "refused")._value
+    before = refusals.get()
     answers = [admin("GET", "/tasks") for _ in range(14)]
+    assert refusals.get() == before + 4
     assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 4
     left = [int(answer.headers["X-RateLimit-Remaining"]) for answer in answers]
     assert left == [*range(9, -1, -1), 0, 0, 0, 0]
