@@ -175,3 +175,121 @@ idempotency_keys = Table(
     Column("expires_at", BigInteger, nullable=False, index=True),
     UniqueConstraint("user_id", "key"),
 )
+
+# Outside parties that jobs are for, and how to deal with them.
+vendors = Table(
+    "vendors",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("url", String(2000), nullable=False),
+    Column("mode", String(8), nullable=False),  # sync: its answer is the result; async: a webhook brings it
+    Column("limit", String(64)),  # as in settings; none: as fast as its jobs come
+    Column("concurrency", Integer, nullable=False),  # calls at once, over all workers
+    Column("timeout", Integer, nullable=False),  # seconds for a call
+    Column("callback_timeout", Integer, nullable=False),  # seconds for its webhook after that
+    Column("attempts", Integer, nullable=False),  # of a job, at the most
+    Column("active", Boolean, nullable=False),  # false: its jobs wait
+    Column("secrets", Text, nullable=False),  # sealed (api/secret_box.py): the keys that sign, the newest first
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+)
+
+# The queue. A job waits (pending), is being worked on or waited for (processing), or has ended.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", Seq, primary_key=True),
+    Column("id", Id, nullable=False, unique=True),
+    Column("kind", String(32), nullable=False),  # who carries it out: api/jobs/kinds.py
+    Column("lane", String(64), nullable=False),  # those who wait for one another: a vendor's name, otherwise the kind
+    Column("owner_id", ForeignKey("users.id", ondelete="SET NULL")),
+    Column("status", String(16), nullable=False),
+    Column("priority", SmallInteger, nullable=False),  # 1 is the most urgent
+    Column("run_at", BigInteger, nullable=False),  # not before; while a webhook is waited for: not after
+    Column("attempts", Integer, nullable=False),  # how often it was claimed: what a worker must know to end it
+    Column("max_attempts", Integer, nullable=False),
+    Column("worker_id", Id),  # who is at it; none while a webhook is waited for
+    Column("dedup_key", String(200)),
+    Column("payload", JSON, nullable=False),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", Text),
+    Column("traceparent", String(55)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, index=True),
+    Column("version", Integer, nullable=False),
+    Index(None, "owner_id", "status", "seq"),
+    Index(None, "owner_id", "seq"),
+    Index(None, "status", "seq"),
+    Index(None, "lane", "seq"),
+)
+# Only what is not over yet, so that the queue stays as quick as it is short.
+Index(
+    "ix_jobs_pending", jobs.c.lane, jobs.c.priority, jobs.c.run_at, jobs.c.seq,
+    sqlite_where=text("status = 'pending'"), postgresql_where=text("status = 'pending'"),
+)  # fmt: skip
+Index(
+    "ix_jobs_processing", jobs.c.worker_id, jobs.c.run_at, jobs.c.lane,
+    sqlite_where=text("status = 'processing'"), postgresql_where=text("status = 'processing'"),
+)  # fmt: skip
+Index(
+    "uq_jobs_dedup_key", jobs.c.dedup_key, unique=True,
+    sqlite_where=text("status IN ('pending', 'processing') AND dedup_key IS NOT NULL"),
+    postgresql_where=text("status IN ('pending', 'processing') AND dedup_key IS NOT NULL"),
+)  # fmt: skip
+
+# What happened to each job, in the order of the commits: GET /jobs/{id} shows it, GET /events goes along it.
+job_history = Table(
+    "job_history",
+    metadata,
+    Column("seq", Seq, primary_key=True),
+    Column("job_seq", ForeignKey("jobs.seq", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("detail", String(500)),
+    sqlite_autoincrement=True,  # a number is never given twice: clients ask for what came after the last they saw
+)
+
+# How many jobs there are, so that nobody has to count a million. Triggers keep it.
+job_counts = Table(
+    "job_counts",
+    metadata,
+    Column("owner_id", String(36), primary_key=True),  # '' of those without one
+    Column("lane", String(64), primary_key=True),
+    Column("status", String(16), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What all workers must know of a lane to keep its limit, and to leave a vendor alone that fails.
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("level", BigInteger, nullable=False),  # the two numbers of api/rates.py
+    Column("at", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),  # one after the other
+    Column("closed_until", BigInteger, nullable=False),
+)
+
+# Who works on jobs. `beat` counts up while it lives: others compare it with their own clocks, which may be apart.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("beat", BigInteger, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+# Webhooks that were taken in, so that none acts twice.
+webhook_ids = Table(
+    "webhook_ids",
+    metadata,
+    Column("vendor", String(64), primary_key=True),
+    Column("id", String(255), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+)
