@@ -55,17 +55,25 @@ def walnut() -> None:
 
 
 @walnut.command()
-@click.option("--no-worker", is_flag=True, help="Serve HTTP only. (There is no job worker yet: both are the same.)")
+@click.option("--no-worker", is_flag=True, help="Serve HTTP only: `walnut worker` works on jobs elsewhere.")
 @click.option("--reload", is_flag=True, help="Start anew when the code changes, for development.")
-def serve(no_worker: bool, reload: bool) -> None:  # noqa: ARG001 (part of the start-up contract)
-    """Serve until Ctrl-C.
+def serve(no_worker: bool, reload: bool) -> None:
+    """Serve, and work on jobs, until Ctrl-C.
 
     Upgrades the database if need be. PORT, HOST, WORKERS and the other settings come from the environment and .env.
     """
     given = settings.load()
     supervisor.refuse_port_in_use(given.host, given.port)
     supervisor.say(upgrade.upgrade(given))
-    sys.exit(supervisor.serve(given, reload=reload))
+    sys.exit(supervisor.serve(given, worker=not no_worker, reload=reload))
+
+
+@walnut.command()
+def worker() -> None:
+    """Work on jobs until Ctrl-C. As many of them as you like may work side by side."""
+    given = settings.load()
+    upgrade.check(given)
+    sys.exit(supervisor.work(given))
 
 
 @walnut.group("db")

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,16 @@ class Group:
         self.ended = threading.Event()
         self.error: Exception | None = None
         self.changes = 0  # that are to be kept
+        self.after: dict[Callable[[], None], None] = {}  # what to do once it is durable; each once, in this order
+
+
+def after_commit(conn: Connection, action: Callable[[], None]) -> None:
+    """Let `action` be called when the transaction open on `conn` is durable: once, however many ask for the same.
+
+    It is a hint to others, and may neither raise nor wait. It is called too when only others in the group succeeded.
+    """
+    writer: Writer = conn.info["writer"]
+    writer.after_commit(action)
 
 
 class Change:
@@ -64,6 +75,7 @@ class Writer:
     def __init__(self, url: URL, path: Path) -> None:
         self._engine = sqlite.engine(url, SAFETY_NET if sqlite.is_safe() else "wal_autocheckpoint=0")
         self.conn, self._driver = sqlite.open_connection(self._engine)
+        self.conn.info["writer"] = self
         self._path = path
         found = os.stat(path)
         self._identity = (found.st_dev, found.st_ino)
@@ -114,6 +126,12 @@ class Writer:
             group.ended.wait()
             if group.error:
                 raise group.error
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """As `after_commit` below."""
+        if self._group is None:
+            raise LookupError("there is no transaction that could be committed")
+        self._group.after[action] = None
 
     def close(self) -> None:
         """Close the connection."""
@@ -183,6 +201,8 @@ class Writer:
         else:
             metrics.COMMIT_CHANGES.observe(group.changes)
             self._end(group)
+            for action in group.after:
+                action()
         now = time.monotonic()
         if now - self._since > QUANTUM_SECONDS and self._others.are_waiting():
             self._since = self._not_before = now + random.uniform(0.002, 0.004)  # noqa: S311 (jitter)

@@ -86,6 +86,13 @@ COMMIT_CHANGES = _histogram(
 )
 COMMIT_FAILURES = _counter("walnut_database_commit_failures_total", "Transactions that were undone for everyone in it.")
 
+# ---- jobs
+JOB_OUTCOMES = _with(
+    _counter("walnut_job_outcomes_total", "Attempts at jobs that have ended, by kind and outcome.", "kind", "outcome"),
+    *[(kind, outcome) for kind in ("vendor", "mail", "maintenance")
+      for outcome in ("done", "failed", "again", "awaiting", "givenback", "late")],
+)  # fmt: skip
+
 # ---- beside the database
 REDIS_FAILURES = _counter("walnut_redis_failures_total", "Questions that Redis did not answer in time, or at all.")
 REDIS_BREAKER = _gauge("walnut_redis_breaker_open", "Worker processes that leave Redis alone, because it failed them.")

@@ -96,6 +96,10 @@ class Settings:
     )
     cache_ttl: int = _setting(60, "seconds a cached answer may live", _duration, kind="int")
     idempotency_ttl: int = _setting(86400, "seconds an Idempotency-Key is remembered", _duration, kind="int")
+    worker_concurrency: int = _setting(
+        50, "jobs that one worker carries out at once", validate.Range(1, 1000), kind="int"
+    )
+    job_retention: int = _setting(2592000, "seconds a job is kept after it has ended", _duration, kind="int")
     mock_vendors: bool | None = _setting(None, "serve two vendors to try the gateway with", kind="bool")
     trusted_proxies: int = _setting(0, "hops whose X-Forwarded-For counts", validate.Range(0, 16), kind="int")
     cors_origins: Sequence[str] = _setting((), "origins that may call from a browser", _origins, kind="list")

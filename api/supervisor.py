@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -27,6 +28,7 @@ from api.settings import Settings
 
 PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+WORKER = ("-m", "gevent.monkey", "--module", "api.worker_process")
 BOOT_SECONDS = 5.0  # a program that ends sooner did not start at all
 TRIES = 3
 UNSAFE = (
@@ -45,15 +47,17 @@ class Program:
 
     name: str
     command: Sequence[str]
+    essential: bool = True  # without it there is nothing to serve; another one is started anew, whatever happens to it
     started: float = 0.0
     failures: int = field(default=0)
 
 
 class Supervisor:
-    """Runs programs until told to stop, or until one cannot be started."""
+    """Runs programs until told to stop, or until one cannot be started. `board` is where they keep their numbers."""
 
-    def __init__(self, programs: Sequence[Program]) -> None:
+    def __init__(self, programs: Sequence[Program], board: Path | None = None) -> None:
         self._programs = programs
+        self._board = board
         self._running: dict[int, Program] = {}
         self._stopping = False
 
@@ -68,6 +72,8 @@ class Supervisor:
         while self._running:
             pid, code = os.wait()
             ended = self._running.pop(pid, None)  # none: a child of whoever became this program
+            if ended and self._board:
+                scoreboard.bury(self._board, pid)
             if ended and not self._stopping:
                 status = self._ended(ended, os.waitstatus_to_exitcode(code)) or status
         return status
@@ -84,12 +90,14 @@ class Supervisor:
         """Start a program anew that ended by itself; give up, and end the others, if it never really starts."""
         quick = time.monotonic() - program.started < BOOT_SECONDS
         program.failures = program.failures + 1 if quick else 0
-        if program.failures >= TRIES or code == 3:  # 3: Gunicorn's own word for "the app does not load"
+        if program.essential and (
+            program.failures >= TRIES or code == 3
+        ):  # 3: Gunicorn's own word for "the app does not load"
             say(f"{program.name} does not start (exit status {code}). The lines above say why.")
             self._stop(signal.SIGTERM, None)
             return 1
         say(f"{program.name} ended (exit status {code}) and is started anew.")
-        time.sleep(program.failures)
+        time.sleep(min(program.failures, TRIES))
         if not self._stopping:
             self._start(program)
         return 0
@@ -105,23 +113,35 @@ class Supervisor:
                 (os.killpg if number == signal.SIGKILL else os.kill)(pid, number)
 
 
-def serve(settings: Settings, *, reload: bool = False) -> int:
-    """Serve until SIGTERM or Ctrl-C. Returns the exit status."""
-    logging.config.dictConfig(logs.config(settings.log_level, settings.log_dir))
-    if not sqlite.is_safe():
-        say(UNSAFE)
+def serve(settings: Settings, *, worker: bool = True, reload: bool = False) -> int:
+    """Serve until SIGTERM or Ctrl-C, with a worker for jobs unless there is one elsewhere. Returns the exit status."""
     if not settings.production and settings.host not in ("127.0.0.1", "::1", "localhost"):
         say(EXPOSED)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
+    threading.Thread(target=_greet, args=(settings,), daemon=True).start()
+    beside = [Program("The worker", WORKER, essential=False)] if worker else []
+    return _run(settings, [Program("Gunicorn", gunicorn), *beside])
+
+
+def work(settings: Settings) -> int:
+    """Work on jobs until SIGTERM or Ctrl-C. Returns the exit status."""
+    say("Walnut is working on jobs. Ctrl-C ends it.")
+    return _run(settings, [Program("The worker", WORKER, essential=False)])
+
+
+def _run(settings: Settings, programs: Sequence[Program]) -> int:
+    """Run programs, and beside them what looks after the database."""
+    logging.config.dictConfig(logs.config(settings.log_level, settings.log_dir))
+    if not sqlite.is_safe():
+        say(UNSAFE)
     board = scoreboard.make()
     os.environ[scoreboard.VARIABLE] = str(board)
     stop = threading.Event()
     keepers = [threading.Thread(target=keep, args=(settings, stop)) for keep in (keep_short, keep_swept)]
     for keeper in keepers:
         keeper.start()
-    threading.Thread(target=_greet, args=(settings,), daemon=True).start()
     try:
-        return Supervisor([Program("Gunicorn", gunicorn)]).run()
+        return Supervisor(programs, board).run()
     finally:
         stop.set()
         for keeper in keepers:

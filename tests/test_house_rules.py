@@ -33,13 +33,14 @@ FLOORS = [
     {"audit_trail", "counting", "checkpoints"},
     {"migrations"},
     {"web"},
-    {"users", "audit"},
+    {"users", "audit", "vendors"},
+    {"jobs"},
     {"a room"},
     {"housekeeping"},
     {"supervisor"},
     {"cli"},
     {"__init__"},
-    {"__main__"},
+    {"__main__", "worker_process"},
 ]
 # The corridor in walking order: a file imports only from those before it.
 CORRIDOR = [

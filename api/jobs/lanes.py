@@ -1,0 +1,221 @@
+"""Lanes: jobs that wait for one another, and for nobody else. A vendor is one; a kind of job without a vendor is one.
+
+Who may begin, and when, is decided in the transaction that claims: so a limit is exact over all workers. A job that
+may not begin yet is not claimed, and nobody waits on it. A lane that fails again and again is left alone for a while.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, tuple_, update
+
+from api import rates
+from api.jobs import queue
+from api.jobs.queue import IS_PENDING, IS_PROCESSING
+from api.rates import Bucket, Count, Limit, Window
+from api.statements import Row, Statement
+from api.tables import jobs, lanes
+from api.vendors import queries as vendors
+
+MILLISECOND = 1000  # in the microseconds of api/rates.py
+AHEAD = 30  # milliseconds: a job is claimed that long before it may begin, so that it begins on time
+LATE = 12  # and so long after it at the most: who is later would meet the next one in the same moment
+MARGIN = Fraction(98, 100)  # of a pace, so that what is late by no more keeps every window
+FAILURES = 5  # one after the other, and the lane is closed
+SHORTEST, LONGEST = 5_000, 300_000  # milliseconds for which it is
+NONE = {"level": 0, "at": 0, "failures": 0, "closed_until": 0}
+
+FIRST = select(jobs.c.seq).where(IS_PENDING).order_by(jobs.c.lane, jobs.c.priority, jobs.c.run_at, jobs.c.seq).limit(1)
+_heads = FIRST.subquery()
+_walk = select(_heads.c.seq).cte("heads", recursive=True)
+_here, _next = jobs.alias("here"), jobs.alias("following")
+_walk = _walk.union_all(
+    select(
+        select(_next.c.seq)
+        .where(
+            _next.c.status == literal_column("'pending'"),
+            tuple_(_next.c.lane, _next.c.priority) > tuple_(_here.c.lane, _here.c.priority),
+        )
+        .order_by(_next.c.lane, _next.c.priority, _next.c.run_at, _next.c.seq)
+        .limit(1)
+        .scalar_subquery()
+    ).select_from(_walk.join(_here, _here.c.seq == _walk.c.seq))
+)
+# The first of each lane and priority, by a walk that takes one step of the index for each: who has a million jobs
+# waiting costs no more than who has one.
+HEADS = Statement(
+    select(jobs.c.lane, jobs.c.priority, jobs.c.run_at)
+    .select_from(_walk.join(jobs, jobs.c.seq == _walk.c.seq))
+    .order_by(jobs.c.priority, jobs.c.run_at)
+)
+BUSY = Statement(
+    select(jobs.c.lane, func.count().label("n"))
+    .where(and_(IS_PROCESSING, jobs.c.worker_id > literal_column("''")))
+    .group_by(jobs.c.lane)
+)
+STATE = Statement(select(lanes).where(lanes.c.name == bindparam("lane")))
+OPEN = Statement(insert(lanes))
+COUNT = Statement(
+    update(lanes).where(lanes.c.name == bindparam("lane")).values(level=bindparam("new_level"), at=bindparam("new_at"))
+)
+JUDGE = Statement(
+    update(lanes)
+    .where(lanes.c.name == bindparam("lane"))
+    .values(failures=bindparam("new_failures"), closed_until=bindparam("until"))
+)
+
+
+class Head(NamedTuple):
+    """The job of a lane and a priority that has waited longest. `run_at` is in milliseconds since 1970."""
+
+    lane: str
+    priority: int
+    run_at: int
+
+
+class Begin(NamedTuple):
+    """The moment at which a job may begin (milliseconds), and what is counted of its lane once it is claimed."""
+
+    at: int
+    count: Count
+
+
+class Admission(NamedTuple):
+    """How many of a lane may be claimed, when each may begin (None: at once), and when to ask again if not at once."""
+
+    most: int
+    begins: list[Begin] | None = None
+    again_at: int | None = None
+
+
+class Claims(NamedTuple):
+    """What was claimed, each with the moment at which it may begin; and when the next may be claimed, if that is known.
+
+    Times are in milliseconds since 1970.
+    """
+
+    jobs: list[tuple[Row, int]]
+    again_at: int | None
+
+
+def heads(conn: Connection) -> list[Head]:
+    """Return the first job of each lane and priority, the most urgent first."""
+    return [Head(**row) for row in HEADS.all(conn)]
+
+
+def busy(conn: Connection) -> dict[str, int]:
+    """Return how many jobs of each lane workers are at."""
+    return {row["lane"]: row["n"] for row in BUSY.all(conn)}
+
+
+def claim(conn: Connection, worker_id: str, mine: Mapping[str, int], places: int, now: int) -> Claims:
+    """Claim what may begin, the most urgent first, up to `places` in all.
+
+    `mine` is how many jobs of each lane this worker is at: no lane may take more than are left free for others.
+    """
+    found: list[tuple[Row, int]] = []
+    again: list[int] = []
+    running = busy(conn)
+    for lane, due in _by_lane(heads(conn)).items():
+        again += [head.run_at for head in due if head.run_at > now]
+        free = places - len(found)
+        admission = admit(conn, lane, min(free, free - mine.get(lane, 0)), running, now)
+        rows: list[Row] = []
+        for head in due:
+            if head.run_at <= now and len(rows) < admission.most:
+                rows += queue.claim(conn, worker_id, lane, head.priority, admission.most - len(rows), now)
+        found += _begun(conn, lane, rows, admission, now)
+        again += [admission.again_at] if admission.again_at else []
+    return Claims(found, min(again, default=None))
+
+
+def may_claim(conn: Connection, mine: Mapping[str, int], places: int, now: int) -> tuple[bool, int | None]:
+    """Tell whether `claim` would find something, without a lock, and otherwise when to ask again."""
+    again: list[int] = []
+    running: dict[str, int] | None = None
+    for lane, due in _by_lane(heads(conn)).items():
+        again += [head.run_at for head in due if head.run_at > now]
+        if any(head.run_at <= now for head in due):
+            running = busy(conn) if running is None else running
+            admission = admit(conn, lane, places - mine.get(lane, 0), running, now)
+            if admission.most > 0:
+                return True, None
+            again += [admission.again_at] if admission.again_at else []
+    return False, min(again, default=None)
+
+
+def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], now: int) -> Admission:
+    """Decide how many jobs of a lane may be claimed, up to `most`. Times are in milliseconds."""
+    state = STATE.first(conn, lane=lane) or NONE
+    if state["closed_until"] > now:
+        return Admission(0, again_at=state["closed_until"])
+    vendor = vendors.by_name(conn, lane)
+    if vendor:
+        most = min(most, vendor["concurrency"] - running.get(lane, 0)) if vendor["active"] else 0
+    if state["failures"] >= FAILURES:  # it may be well again: one tries
+        most = min(most, 1 - running.get(lane, 0))
+    if most <= 0:
+        return Admission(0)
+    return _paced(state, pace(vendor["limit"]), most, now) if vendor and vendor["limit"] else Admission(most)
+
+
+def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
+    """Count a failure of a lane, or forget those there were. Enough of them close it, the longer the more there were."""
+    state = STATE.first(conn, lane=lane)
+    if state is None:
+        if not failed:
+            return
+        OPEN.run(conn, name=lane, **NONE)
+        state = NONE
+    if not failed and not state["failures"]:
+        return
+    failures = state["failures"] + 1 if failed else 0
+    closed = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
+    JUDGE.run(conn, lane=lane, new_failures=failures, until=now + closed if closed else 0)
+
+
+@lru_cache(maxsize=1024)
+def pace(text: str) -> Limit:
+    """Return a vendor's limit. `10 per second` is one each 100 ms, so that no second ever has more than ten of them;
+    a bucket lets its capacity begin at once. Raises ValueError for what is no limit.
+    """
+    limit = rates.parse(text)
+    if isinstance(limit, Window):
+        return Bucket(text, 1, Fraction(limit.quota, limit.window) * MARGIN)
+    return limit
+
+
+def _by_lane(found: list[Head]) -> dict[str, list[Head]]:
+    lanes_found: dict[str, list[Head]] = {}
+    for head in found:
+        lanes_found.setdefault(head.lane, []).append(head)
+    return lanes_found
+
+
+def _paced(state: Row, limit: Limit, most: int, now: int) -> Admission:
+    """Give out the moments at which the next may begin, as far as they lie within AHEAD."""
+    count = limit.sane(state["level"], state["at"])
+    begins: list[Begin] = []
+    moment = now * MILLISECOND
+    while len(begins) < most:
+        taken = limit.take(count, moment)
+        if taken.allowed:
+            count = taken.after
+            begins.append(Begin(-(-moment // MILLISECOND), count))
+            continue
+        moment += max(1, limit.verdict(taken, moment).reset)
+        if moment > (now + AHEAD) * MILLISECOND:
+            return Admission(len(begins), begins, moment // MILLISECOND - AHEAD // 2)
+    return Admission(len(begins), begins)
+
+
+def _begun(conn: Connection, lane: str, rows: list[Row], admission: Admission, now: int) -> list[tuple[Row, int]]:
+    """Return the claimed jobs with their moments, and count those that were used."""
+    if admission.begins is None or not rows:
+        return [(row, now) for row in rows]
+    last = admission.begins[len(rows) - 1].count
+    if not COUNT.run(conn, lane=lane, new_level=last.level, new_at=last.at):
+        OPEN.run(conn, **NONE | {"name": lane, "level": last.level, "at": last.at})
+    return [(row, begin.at) for row, begin in zip(rows, admission.begins, strict=False)]

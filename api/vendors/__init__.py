@@ -1,0 +1,1 @@
+"""Vendors: outside parties that jobs are for."""
