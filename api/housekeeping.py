@@ -12,6 +12,7 @@ from api import sqlite
 from api.db import Database
 from api.errors import Unavailable
 from api.group_commit import Change
+from api.jobs import outbox
 from api.settings import Settings
 from api.web import sweep_idempotency_keys
 
@@ -27,6 +28,7 @@ def keep_swept(settings: Settings, stop: threading.Event) -> None:
     try:
         while not stop.wait(EVERY_SECONDS):
             _sweep(database, stop)
+            _sweep_outbox(settings)
     finally:
         database.close()
 
@@ -41,6 +43,15 @@ def _sweep(database: Database, stop: threading.Event) -> None:
     except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy or full: in a minute it is tried again
         log.warning("sweep failed", extra={"reason": str(error)})
     log.debug("sweep", extra={"idempotency_keys": removed})
+
+
+def _sweep_outbox(settings: Settings) -> None:
+    try:
+        removed = outbox.sweep(settings.instance_path)
+    except OSError as error:
+        log.warning("sweep failed", extra={"reason": str(error)})
+    else:
+        log.debug("sweep", extra={"mails": removed})
 
 
 def _step(database: Database) -> int:
