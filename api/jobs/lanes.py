@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, update
 
 from api import rates
 from api.jobs import queue
@@ -27,27 +27,22 @@ FAILURES = 5  # one after the other, and the lane is closed
 SHORTEST, LONGEST = 5_000, 300_000  # milliseconds for which it is
 NONE = {"level": 0, "at": 0, "failures": 0, "closed_until": 0}
 
-FIRST = (
-    select(jobs.c.seq)
-    .with_hint(*BY_PENDING)
-    .where(IS_PENDING)
-    .order_by(jobs.c.lane, jobs.c.priority, jobs.c.run_at, jobs.c.seq)
+_here, _next = jobs.alias("here"), jobs.alias("following")
+_after = (
+    select(_next.c.seq)
+    .with_hint(_next, *BY_PENDING[1:])
+    .where(_next.c.status == literal_column("'pending'"))
+    .order_by(_next.c.lane, _next.c.priority, _next.c.run_at, _next.c.seq)
     .limit(1)
 )
-_heads = FIRST.subquery()
-_walk = select(_heads.c.seq).cte("heads", recursive=True)
-_here, _next = jobs.alias("here"), jobs.alias("following")
+_first = _after.subquery()
+_walk = select(_first.c.seq).cte("heads", recursive=True)
 _walk = _walk.union_all(
     select(
-        select(_next.c.seq)
-        .with_hint(_next, *BY_PENDING[1:])
-        .where(
-            _next.c.status == literal_column("'pending'"),
-            tuple_(_next.c.lane, _next.c.priority) > tuple_(_here.c.lane, _here.c.priority),
+        func.coalesce(  # two ranges of the index: a comparison of pairs would be one of its first column
+            _after.where(_next.c.lane == _here.c.lane, _next.c.priority > _here.c.priority).scalar_subquery(),
+            _after.where(_next.c.lane > _here.c.lane).scalar_subquery(),
         )
-        .order_by(_next.c.lane, _next.c.priority, _next.c.run_at, _next.c.seq)
-        .limit(1)
-        .scalar_subquery()
     ).select_from(_walk.join(_here, _here.c.seq == _walk.c.seq))
 )
 # The first of each lane and priority, by a walk that takes one step of the index for each: who has a million jobs
