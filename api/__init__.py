@@ -8,7 +8,7 @@ from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
-from api.jobs import bell, mail
+from api.jobs import bell, kinds, mail, maintenance, vendors
 from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
@@ -40,6 +40,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.extensions["settings"] = given
     for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, mail, failpoints):
         part.init_app(app, given)
+    kinds.register(vendors.call, maintenance.maintain, mail.deliver)
     resource.mount(app, auth, users, tasks, jobs, audit, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
