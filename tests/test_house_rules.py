@@ -21,9 +21,9 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.rela
 FLOORS = [
     {
         *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_answers", "waiting_line"),
-        *("failpoints", "trace", "dated_files", "tally", "outgoing", "mail_addresses", "smtp"),
+        *("failpoints", "trace", "dated_files", "tally", "mail_addresses", "smtp"),
     },
-    {"scoreboard", "gunicorn_worker"},
+    {"scoreboard", "gunicorn_worker", "outgoing"},
     {"metrics"},
     {"jwt_secret"},
     {"settings", "sqlite", "watchdog"},
