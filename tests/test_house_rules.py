@@ -21,13 +21,13 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.rela
 FLOORS = [
     {
         *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_answers", "waiting_line"),
-        *("failpoints", "trace", "dated_files", "tally"),
+        *("failpoints", "trace", "dated_files", "tally", "outgoing"),
     },
     {"scoreboard", "gunicorn_worker"},
     {"metrics"},
     {"jwt_secret"},
     {"settings", "sqlite", "watchdog"},
-    {"group_commit", "exchange"},
+    {"secret_box", "group_commit", "exchange"},
     {"db", "logs", "observe", "store"},
     {"answers"},
     {"audit_trail", "counting", "checkpoints"},
