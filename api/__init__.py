@@ -9,6 +9,7 @@ from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
 from api.jobs import bell
+from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
 from api.settings import Settings
@@ -39,7 +40,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.extensions["settings"] = given
     for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, failpoints):
         part.init_app(app, given)
-    resource.mount(app, auth, users, tasks, audit, ops)
+    resource.mount(app, auth, users, tasks, jobs, audit, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

@@ -15,6 +15,7 @@ class Clock:
     """Milliseconds since 1970, as the clock said when this began, and as much later as time has passed since."""
 
     def __init__(self) -> None:
+        self._jumped_at: float | None = None
         self._set()
 
     def now(self) -> int:
@@ -27,10 +28,10 @@ class Clock:
         elif self._jumped_at is None:
             self._jumped_at = passed
         elif passed - self._jumped_at > SETTLED_SECONDS:
+            self._jumped_at = None
             self._set()
-            return db.now()
+            return said
         return kept
 
     def _set(self) -> None:
         self._offset = db.now() - int(time.clock_gettime(_steady) * 1000)
-        self._jumped_at: float | None = None

@@ -76,10 +76,10 @@ class Head(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """The moment at which a job may begin (milliseconds), and what is counted of its lane once it is claimed."""
+    """The moment at which a job may begin (milliseconds), and what its lane has used once it is claimed."""
 
     at: int
-    count: Count
+    used: Count
 
 
 class Admission(NamedTuple):
@@ -162,7 +162,7 @@ def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], no
 
 
 def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
-    """Count a failure of a lane, or forget those there were. Enough of them close it, the longer the more there were."""
+    """Count a failure of a lane, or forget those there were. Enough of them close it, for longer each time."""
     state = STATE.first(conn, lane=lane)
     if state is None:
         if not failed:
@@ -215,7 +215,7 @@ def _begun(conn: Connection, lane: str, rows: list[Row], admission: Admission, n
     """Return the claimed jobs with their moments, and count those that were used."""
     if admission.begins is None or not rows:
         return [(row, now) for row in rows]
-    last = admission.begins[len(rows) - 1].count
+    last = admission.begins[len(rows) - 1].used
     if not COUNT.run(conn, lane=lane, new_level=last.level, new_at=last.at):
         OPEN.run(conn, **NONE | {"name": lane, "level": last.level, "at": last.at})
     return [(row, begin.at) for row, begin in zip(rows, admission.begins, strict=False)]

@@ -18,6 +18,7 @@ from api.jobs.bell import bells
 from api.jobs.kinds import KINDS, Again, Awaiting, Done, Event, Failed, GivenBack, Outcome, lane_of
 from api.statements import Row, Statement
 from api.tables import job_history, jobs
+from api.vendors import queries as vendors
 
 PENDING, PROCESSING, COMPLETE, FAILED, CANCELLED = "pending", "processing", "complete", "failed", "cancelled"
 STATUSES = (PENDING, PROCESSING, COMPLETE, FAILED, CANCELLED)
@@ -105,12 +106,12 @@ def enqueue(
     """
     if dedup_key and (same := SAME.first(conn, key=dedup_key)):
         return same
-    now = db.now()
+    now, lane = db.now(), lane or lane_of(kind)
     job = ENQUEUE.one(
         conn,
-        **{"id": db.new_id(), "kind": kind, "lane": lane or lane_of(kind), "owner_id": owner_id},
+        **{"id": db.new_id(), "kind": kind, "lane": lane, "owner_id": owner_id},
         **{"status": PENDING, "priority": priority, "run_at": run_at or now, "attempts": 0, "worker_id": None},
-        **{"max_attempts": max_attempts or KINDS[kind].attempts, "dedup_key": dedup_key, "payload": payload},
+        **{"max_attempts": max_attempts or attempts(conn, kind, lane), "dedup_key": dedup_key, "payload": payload},
         **{"result": None, "error": None, "traceparent": traceparent, "created_at": now, "updated_at": now},
         **{"finished_at": None, "version": 1},
     )
@@ -180,13 +181,20 @@ def cancel(conn: Connection, job: Row, now: int) -> Row:
     return _found(conn, job)
 
 
-def retry(conn: Connection, job: Row, attempts: int, now: int) -> Row:
-    """Let a failed or cancelled job begin again with so many attempts more. Raises Conflict if it is neither."""
+def retry(conn: Connection, job: Row, now: int) -> Row:
+    """Let a failed or cancelled job begin again, with as many attempts as a new one. Otherwise raises Conflict."""
     if job["status"] not in (FAILED, CANCELLED):
         raise Conflict(f"The job is {job['status']}: only one that failed or was cancelled can be tried again.")
-    _move(conn, job, PENDING, now, [Event(now, "retried")], then=now, most=job["attempts"] + attempts)
+    most = job["attempts"] + attempts(conn, job["kind"], job["lane"])
+    _move(conn, job, PENDING, now, [Event(now, "retried")], then=now, most=most)
     after_commit(conn, bells().ring)
     return _found(conn, job)
+
+
+def attempts(conn: Connection, kind: str, lane: str) -> int:
+    """Return how many attempts a job gets."""
+    vendor = vendors.by_name(conn, lane)
+    return int(vendor["attempts"]) if vendor else KINDS[kind].attempts
 
 
 def tell(conn: Connection, job: Row, *events: Event) -> None:

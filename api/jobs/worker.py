@@ -77,14 +77,15 @@ class Worker:
         ended, self._ended = self._ended, []
         places = 0 if self._stopping else self._concurrency - len(self._running)
         try:
-            if not ended and not (places and self._may_claim(places)):
-                return None
-            claims = self._exchange(ended, places)
-        except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy, full: nothing was changed, or known
+            if ended or (places and self._may_claim(places)):
+                self._begin(self._exchange(ended, places))
+        except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy or full: it is as if nothing was said
             log.warning("the queue cannot be reached", extra={"reason": str(error)})
             self._ended = ended + self._ended
             gevent.sleep(BUSY_SECONDS)
-            return self._stir.set()
+            self._stir.set()
+
+    def _begin(self, claims: lanes.Claims) -> None:
         self._again_at = claims.again_at
         for job, begin_at in claims.jobs:
             self._mine[job["lane"]] += 1

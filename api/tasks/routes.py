@@ -23,7 +23,7 @@ def index(conn: Connection, query: dict[str, Any]) -> Any:
     return queries.find(conn, **query)
 
 
-@tasks.post("/tasks", body=TaskIn(), returns=TaskOut(), status=201, location=True, allow="tasks:write",
+@tasks.post("/tasks", body=TaskIn(), returns=TaskOut(), status=201, location="id", allow="tasks:write",
             idempotent=True, audit="task.created")  # fmt: skip
 def create(conn: Connection, body: dict[str, Any]) -> Any:
     """Add a task."""

@@ -5,7 +5,13 @@ from sqlalchemy import Connection, bindparam, select
 from api.statements import Row, Statement
 from api.tables import vendors
 
+NAMES = Statement(select(vendors.c.name).where(vendors.c.active).order_by(vendors.c.name).limit(50))
 BY_NAME = Statement(select(vendors).where(vendors.c.name == bindparam("its_name")))
+
+
+def names(conn: Connection) -> list[str]:
+    """Return the names of the vendors that take jobs, the first 50 of them."""
+    return [row["name"] for row in NAMES.all(conn)]
 
 
 def by_name(conn: Connection, name: str) -> Row | None:

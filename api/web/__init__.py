@@ -5,7 +5,7 @@ from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
 from api.web.fields import Timestamp, WholeNumber
-from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller
+from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.limits import forgive, slow_down
 from api.web.lists import Listing
@@ -26,6 +26,7 @@ __all__ = [
     "clear_cache",
     "for_audit",
     "forgive",
+    "may",
     "record",
     "slow_down",
     "sweep_idempotency_keys",

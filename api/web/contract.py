@@ -26,8 +26,9 @@ class Contract:
     query: Schema | None = None
     returns: Schema | None = None
     many: bool = False  # answers with a part of a list of `returns`
+    beside: Schema | None = None  # what stands beside the items of a list
     status: int = 200
-    location: bool = False  # says where the new thing is
+    location: str | None = None  # says where the new thing is: below this address, by this field of the answer
     conditional: bool = False  # honours If-Match
     storable: bool = True  # False: no cache may keep the answer, not even to ask whether it is still good
     limit: str | None = "default"  # the name of its rate limit; None: it has none

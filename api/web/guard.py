@@ -21,8 +21,9 @@ from api.web.contract import Contract
 
 PUBLIC = "public"  # anybody
 SIGNED_IN = "signed in"  # any account that may sign in
+JOBS = {"jobs:submit", "jobs:manage", "vendors:manage"}
 PERMISSIONS = {
-    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "jobs:submit", "users:manage", "audit:read"}),
+    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "users:manage", "audit:read", *JOBS}),
     "user": frozenset({SIGNED_IN, "tasks:read", "jobs:submit"}),
 }
 ROLES = tuple(sorted(PERMISSIONS))

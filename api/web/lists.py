@@ -5,8 +5,8 @@ version 2 on a cursor says after which row to go on (https://use-the-index-luke.
 same, and none repeats or skips a row because others come and go. See docs/decisions/0013-versions.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, bindparam, func
 
 from api.statements import Row, Statement
 from api.web import cursors
+from api.web.contract import Contract
 from api.web.cursors import Position
 
 CURSORS_SINCE = 2  # the first version whose lists have cursors
@@ -48,11 +49,12 @@ class Page:
     page: int
     limit: int
     total: int
+    beside: dict[str, Any] = field(default_factory=dict)
 
     def shaped(self, shape: Shape) -> dict[str, Any]:
         """Return what the wire sees."""
         items = [shape(row) for row in self.items]
-        return {"items": items, "page": self.page, "limit": self.limit, "total": self.total}
+        return {"items": items, "page": self.page, "limit": self.limit, "total": self.total} | self.beside
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ class Part:
 
     items: Iterable[Any]
     next_cursor: str | None
+    beside: dict[str, Any] = field(default_factory=dict)
 
     def shaped(self, shape: Shape) -> dict[str, Any]:
         """Return what the wire sees."""
-        return {"items": [shape(row) for row in self.items], "next_cursor": self.next_cursor}
+        return {"items": [shape(row) for row in self.items], "next_cursor": self.next_cursor} | self.beside
 
 
 def has_cursors(version: int) -> bool:
@@ -79,16 +82,17 @@ def query_schema(filters: Schema | None, version: int) -> Schema:
     return type(kinds[0].__name__, kinds, {})()  # type: ignore[no-any-return]
 
 
-def envelope(items: Schema, version: int) -> dict[str, Any]:
+def envelope(contract: Contract) -> dict[str, Any]:
     """Return the JSON schema of a part of a list: what `shaped` gives."""
     number = {"type": "integer"}
-    properties: dict[str, Any] = {"items": {"type": "array", "items": items}}
-    if has_cursors(version):
+    properties: dict[str, Any] = {"items": {"type": "array", "items": contract.returns}}
+    if has_cursors(contract.version):
         properties["next_cursor"] = {"type": ["string", "null"], "description": "null: this is the last part."}
     else:
         properties |= {"page": number, "limit": number}
         properties["total"] = {**number, "description": "How many there are on all pages."}
-    return {"type": "object", "required": list(properties), "properties": properties}
+    found = {"type": "object", "required": list(properties), "properties": properties}
+    return {"allOf": [found, contract.beside]} if contract.beside else found
 
 
 class Listing:
@@ -96,26 +100,32 @@ class Listing:
     greatest first. Rows without a value come last either way; `key`, which no two share, settles ties.
 
     An order is quick if an index has its column and the key. `filters` are conditions on parameters of their own name.
+    `columns` are those that a row has here, where not all of them.
     """
 
-    def __init__(self, table: Table, filters: Mapping[str, ColumnElement[bool]], key: str = "id") -> None:
+    def __init__(
+        self, table: Table, filters: Mapping[str, ColumnElement[bool]], key: str = "id",
+        columns: Sequence[Column[Any]] = (),
+    ) -> None:  # fmt: skip
         self.table = table
+        self.found = tuple(columns) or tuple(table.columns)
         self.filters = filters
         self.key = table.c[key]
 
     def read(
         self, conn: Connection, *, sort: str, limit: int, page: int | None = None, cursor: str | None = None,
-        **filters: Any,
+        total: Callable[[], int] | None = None, **filters: Any,
     ) -> Page | Part:  # fmt: skip
         """Return a page of the list if its number is given, otherwise the part after the cursor, or the first.
 
-        Raises Invalid if the cursor is not one of this list's.
+        `total` knows how many there are, where that is quicker than to count them. Raises Invalid if the cursor is not
+        one of this list's.
         """
         if page is None:
             return self._part(conn, sort, limit, cursor, filters)
         found, count = numbered(self, frozenset(filters), sort)
         rows = found.all(conn, **filters, limit=limit, offset=(page - 1) * limit)
-        return Page(rows, page, limit, count.value(conn, **filters))
+        return Page(rows, page, limit, total() if total else count.value(conn, **filters))
 
     def columns(self, sort: str) -> list[Column[Any]]:
         """Return the columns of an order: what it is by, and what settles ties."""
@@ -149,7 +159,7 @@ def _halves(column: Column[Any], position: Position | None) -> Iterator[tuple[bo
 def numbered(listing: Listing, filters: frozenset[str], sort: str) -> tuple[Statement, Statement]:
     """Return the statements that find a page of a list, and count the list."""
     wanted = [listing.filters[name] for name in sorted(filters)]
-    found = select(listing.table).where(*wanted).order_by(*order(listing, sort))
+    found = select(*listing.found).where(*wanted).order_by(*order(listing, sort))
     count = select(func.count()).select_from(listing.table).where(*wanted)
     return Statement(found.limit(bindparam("limit")).offset(bindparam("offset"))), Statement(count)
 
@@ -180,4 +190,4 @@ def after(listing: Listing, filters: frozenset[str], sort: str, empty: bool, sta
         last = tuple_(*(bindparam(f"last_{column.name}", type_=column.type) for column in columns))
         wanted.append(row < last if descending else row > last)
     ordered = [column.desc() if descending else column for column in columns]
-    return Statement(select(listing.table).where(*wanted).order_by(*ordered).limit(bindparam("limit")))
+    return Statement(select(*listing.found).where(*wanted).order_by(*ordered).limit(bindparam("limit")))

@@ -60,7 +60,7 @@ def responses(rule: Rule, contract: Contract) -> dict[str, Any]:
 def _success(contract: Contract) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(contract.status).phrase}
     if contract.returns:
-        schema: Any = envelope(contract.returns, contract.version) if contract.many else contract.returns
+        schema: Any = envelope(contract) if contract.many else contract.returns
         answer["content"] = {"application/json": {"schema": schema}}
     if names := list(_headers(contract)):
         answer["headers"] = {name: HEADERS[name] for name in names}

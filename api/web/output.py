@@ -67,7 +67,7 @@ def respond(result: Any, shape: Callable[[Any], dict[str, Any]], contract: Contr
     if tag := _etag(shaped, body, contract):
         headers["ETag"] = tag
     if contract.location:
-        headers["Location"] = f"{request.path.rstrip('/')}/{shaped['id']}"
+        headers["Location"] = f"{request.path.rstrip('/')}/{shaped[contract.location]}"
     if contract.query and (cursor := shaped.get("next_cursor")):
         headers["Link"] = f'<{_address_after(cursor, contract.query)}>; rel="next"'
     response = Answer(body, contract.status, headers, content_type="application/json")

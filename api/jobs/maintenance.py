@@ -1,0 +1,54 @@
+"""Jobs that look after jobs, in steps, so that none holds the write lock for long."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select
+
+from api import audit_trail, db
+from api.jobs import queue
+from api.jobs.kinds import Done, Failed, Job, Outcome, kind
+from api.statements import Row, Statement
+from api.tables import jobs
+
+BATCH = 200
+PAUSE_SECONDS = 0.02  # between two steps, for others who write
+
+ENDED_BEFORE = Statement(
+    select(jobs)
+    .where(jobs.c.status == queue.FAILED, jobs.c.seq > bindparam("after"), jobs.c.finished_at <= bindparam("until"))
+    .order_by(jobs.c.seq)
+    .limit(bindparam("most"))
+)
+
+
+@kind("maintenance", attempts=3, seconds=3600)
+def maintain(job: Job) -> Outcome:
+    """Do what the payload's `task` names."""
+    task = TASKS.get(job.payload["task"])
+    return Done(result=task(job)) if task else Failed(error=f"There is no task {job.payload['task']}.")
+
+
+def retry_failed(job: Job) -> dict[str, int]:
+    """Let all jobs begin again that had failed when this was asked for, of one lane or of any."""
+    after = retried = 0
+    while True:
+        with db.writing() as conn:
+            found = ENDED_BEFORE.all(conn, after=after, until=job.created_at, most=BATCH)
+            for failed in found:
+                if job.payload["lane"] in (None, failed["lane"]):
+                    _retry(conn, failed)
+                    retried += 1
+        if not found:
+            return {"retried": retried}
+        after = found[-1]["seq"]
+        time.sleep(PAUSE_SECONDS)
+
+
+def _retry(conn: Connection, failed: Row) -> None:
+    queue.retry(conn, failed, db.now())
+    audit_trail.append(conn, "job.retried", failed["id"], before={"status": failed["status"]})
+
+
+TASKS: dict[str, Callable[[Job], Any]] = {"retry_failed": retry_failed}
