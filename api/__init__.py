@@ -15,6 +15,7 @@ from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
+from api.vendors.routes import vendors
 from api.web import (
     access_tokens,
     contract,
@@ -40,7 +41,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.extensions["settings"] = given
     for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, failpoints):
         part.init_app(app, given)
-    resource.mount(app, auth, users, tasks, jobs, audit, ops)
+    resource.mount(app, auth, users, tasks, jobs, vendors, audit, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)
