@@ -21,7 +21,7 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.rela
 FLOORS = [
     {
         *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_answers", "waiting_line"),
-        *("failpoints", "trace", "dated_files", "tally", "outgoing"),
+        *("failpoints", "trace", "dated_files", "tally"),
     },
     {"scoreboard", "gunicorn_worker", "outgoing"},
     {"metrics"},
