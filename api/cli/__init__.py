@@ -8,9 +8,16 @@ from api.cli.db import database
 from api.cli.faults import Commands
 from api.cli.serve import serve, worker
 from api.cli.user import user
+from api.cli.vendors import vendors
 from api.version import __version__
 
-COMMANDS = (database, kept_answers, user, audit)  # what `flask --app wsgi` offers too; it has its own way to serve
+COMMANDS = (
+    database,
+    kept_answers,
+    user,
+    vendors,
+    audit,
+)  # what `flask --app wsgi` offers too; it has its own way to serve
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

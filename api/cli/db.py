@@ -4,6 +4,8 @@ import click
 
 from api import settings
 from api.migrations import upgrade
+from api.settings import Settings
+from api.vendors import mock
 
 
 @click.group("db")
@@ -14,7 +16,14 @@ def database() -> None:
 @database.command("upgrade")
 def upgrade_database() -> None:
     """Make the database, or bring it to the shape this version needs."""
-    click.echo(upgrade.upgrade(settings.load()))
+    click.echo(bring_up(settings.load()))
+
+
+def bring_up(given: Settings) -> str:
+    """Make the database ready to be served, and return what was done, for people. Raises DatabaseError."""
+    done = upgrade.upgrade(given)
+    mock.ensure(given)
+    return done
 
 
 @database.command("check")

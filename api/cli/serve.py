@@ -5,6 +5,7 @@ import sys
 import click
 
 from api import settings, supervisor
+from api.cli.db import bring_up
 from api.migrations import upgrade
 
 
@@ -18,7 +19,7 @@ def serve(no_worker: bool, reload: bool) -> None:
     """
     given = settings.load()
     supervisor.refuse_port_in_use(given.host, given.port)
-    supervisor.say(upgrade.upgrade(given))
+    supervisor.say(bring_up(given))
     sys.exit(supervisor.serve(given, worker=not no_worker, reload=reload))
 
 

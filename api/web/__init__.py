@@ -7,6 +7,7 @@ from api.web.conditional import unchanged_since
 from api.web.fields import Timestamp, WholeNumber
 from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may
 from api.web.idempotency import sweep as sweep_idempotency_keys
+from api.web.inputs import parsed_body
 from api.web.limits import forgive, slow_down
 from api.web.lists import Listing
 from api.web.resource import Resource
@@ -27,6 +28,7 @@ __all__ = [
     "for_audit",
     "forgive",
     "may",
+    "parsed_body",
     "record",
     "slow_down",
     "sweep_idempotency_keys",
