@@ -13,7 +13,7 @@ ENCODED = "=?"  # how an encoded word begins
 _ATOM = r"[\w!#$%&'*+/=?^`{|}~.-]+"  # RFC 5321 and, for all other scripts, RFC 6531; dots are looked at below
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 ADDRESS = re.compile(rf"(?P<local>{_ATOM}|{_QUOTED})@(?P<domain>[\w.-]+|\[[0-9A-Za-z:.-]+\])")
-NAMED = re.compile(r'(?P<name>"(?:[^"\\]|\\.)*"|[^"<>]*)<(?P<address>[^<>]*)>')
+NAMED = re.compile(r'(?P<name>"(?:[^"\\]|\\.)*"|[^"<>]*)\s*<(?P<address>[^<>]*)>')
 
 
 class Mailbox(NamedTuple):

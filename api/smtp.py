@@ -83,7 +83,7 @@ def _connected(server: Server) -> smtplib.SMTP:
     kind: Any = smtplib.SMTP_SSL if server.tls else smtplib.SMTP
     more = {"context": ssl.create_default_context()} if server.tls else {}
     # Its own name would be asked of the DNS each time.
-    client: smtplib.SMTP = kind(server.host, server.port, "[127.0.0.1]", CONNECT_SECONDS, **more)
+    client: smtplib.SMTP = kind(server.host, server.port, "[127.0.0.1]", timeout=CONNECT_SECONDS, **more)
     try:
         _allow(client, ANSWER_SECONDS)
         client.ehlo_or_helo_if_needed()

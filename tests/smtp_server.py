@@ -5,6 +5,7 @@ import datetime
 import ipaddress
 import ssl
 import threading
+import warnings
 from collections.abc import Coroutine
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -57,7 +58,8 @@ class SmtpServer:
 
     async def _listen(self) -> None:
         def speaker() -> SMTP:
-            return SMTP(self, loop=self._loop, **self._options)
+            with warnings.catch_warnings(action="ignore"):  # it warns of passwords in the clear
+                return SMTP(self, loop=self._loop, **self._options)
 
         self._server = await self._loop.create_server(speaker, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -72,7 +74,7 @@ class SmtpServer:
     def _signed_in(
         self, _server: Any, _session: Any, _envelope: Any, _mechanism: str, login: LoginPassword
     ) -> AuthResult:
-        return AuthResult(success=(login.login, login.password) == (b"walnut", b"p@ss/w:rd"))
+        return AuthResult(success=(login.login, login.password) == (b"walnut", b"p@ss/w:rd"), handled=False)
 
     def _says(self, command: str) -> str:
         left = self.answers.get(command, [])

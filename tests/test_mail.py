@@ -16,7 +16,7 @@ from api import db, housekeeping, mail_addresses, smtp
 from api.errors import Invalid
 from api.jobs import mail, outbox, queue
 from api.jobs.kinds import KINDS, Again, Done, Failed, Job
-from tests.conftest import ended, execute, rows, start_python
+from tests.conftest import ended, rows, start_python
 from tests.smtp_server import SmtpServer, certificate
 
 TO, SUBJECT, TEXT, HTML = "john@example.com", "Grüße", "Your token is s3cr3t.\n", "<p>Your token is <b>s3cr3t</b>.</p>"
@@ -118,7 +118,7 @@ def test_any_text_arrives_whole(sending, server, text):
 @pytest.mark.parametrize("fault", INJECTIONS)
 def test_no_header_can_be_smuggled_in(app, fault):
     for field, value in (("subject", fault), ("to", f"{fault}@example.com"), ("to", f'"{fault}"@example.com')):
-        with pytest.raises(Invalid, match="No mail can be sent: its (subject|address)"):
+        with pytest.raises(Invalid, match=r"No mail can be sent: its (subject|address)"):
             enqueue(app, **{field: value})
     assert rows(app, "SELECT count(*) FROM jobs") == [(0,)]
 
@@ -149,8 +149,7 @@ def test_what_is_an_address_is_one_mails_recipient(app, text):
     job = enqueue(app, to=text)
     carry_out(app, job)
     content = outbox.folder(app.extensions["settings"].instance_path).joinpath(f"{job['id']}.eml").read_bytes()
-    (recipient,) = message_from_bytes(content, policy=default.clone(utf8=True))["To"].addresses
-    assert recipient.addr_spec == text
+    assert f"\r\nTo: {text}\r\n".encode() in content
 
 
 @pytest.mark.parametrize(

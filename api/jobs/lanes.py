@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, update
 
 from api.jobs import queue
-from api.jobs.queue import BY_PENDING, BY_PROCESSING, IS_PENDING, IS_PROCESSING
+from api.jobs.queue import BY_PENDING, BY_PROCESSING, IS_PROCESSING
 from api.rates import Count, Limit
 from api.statements import Row, Statement
 from api.tables import jobs, lanes
