@@ -3,7 +3,7 @@
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import answers, audit_trail, cli, db, failpoints, observe, settings, store
+from api import answers, audit_trail, cli, db, failpoints, observe, secret_box, settings, store
 from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
@@ -38,7 +38,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = contract.MAX_BODY + 1  # one more than it takes, to see that it is too much
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.extensions["settings"] = given
-    for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, bell, failpoints):
+    for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, failpoints):
         part.init_app(app, given)
     kinds.register(vendors.call, maintenance.maintain)
     resource.mount(app, auth, users, tasks, jobs, audit, ops)

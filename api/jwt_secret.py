@@ -11,12 +11,12 @@ from api.errors import SettingsError
 BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
 
 
-def checked(secret: str) -> str:
-    """Return a secret that is long enough and no word. Raises SettingsError."""
+def checked(secret: str, which: str = "JWT_SECRET:") -> str:
+    """Return a secret that is long enough and no word. Raises SettingsError, about `which`."""
     if len(secret.encode()) < BYTES:
-        raise SettingsError(f"JWT_SECRET: has fewer than {BYTES} bytes. Make one with `openssl rand -base64 48`.")
+        raise SettingsError(f"{which} has fewer than {BYTES} bytes. Make one with `openssl rand -base64 48`.")
     if len(set(secret)) < 10:
-        raise SettingsError("JWT_SECRET: is too easy to guess. Make one with `openssl rand -base64 48`.")
+        raise SettingsError(f"{which} is too easy to guess. Make one with `openssl rand -base64 48`.")
     return secret
 
 

@@ -54,6 +54,14 @@ def _origins(origins: Sequence[str]) -> None:
             raise ValidationError(f"{origin!r} is no origin. Write https://app.example.com, separated by commas.")
 
 
+def _encryption_keys(keys: Sequence[str]) -> None:
+    for number, key in enumerate(keys, 1):
+        which = f"ENCRYPTION_KEY: key {number} of {len(keys)}"
+        jwt_secret.checked(key.strip(), which)
+        if len(key.split()) > 1:  # a file with a key on each line would be one key, and the older ones forgotten
+            raise SettingsError(f"{which} has a space or a line end in it. Separate keys by commas, newest first.")
+
+
 def _database(url: str) -> None:
     if url and not re.fullmatch("sqlite:///[^?:]+", url):
         raise ValidationError("This version serves SQLite only. Write sqlite:////path/to/walnut.db.")
@@ -77,6 +85,9 @@ class Settings:
     database_url: str = _setting("", "SQLite file; unset: walnut.db in INSTANCE_PATH", _database)
     redis_url: str = _setting("", "shared cache and limits for replicas", _scheme("redis", "rediss", "unix"))
     jwt_secret: str = _setting("", "key that signs access tokens, 32 bytes or more")
+    encryption_key: Sequence[str] = _setting(
+        (), "keys that encrypt stored secrets, newest first; unset: one from JWT_SECRET", _encryption_keys, kind="list"
+    )
     access_token_ttl: int = _setting(900, "seconds an access token is good for", _duration, kind="int")
     refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", _duration, kind="int")
     register_admin: str = _setting(

@@ -23,6 +23,7 @@ COMPUTED = {
     "WORKERS": "cores, at most 4",
     "DATABASE_URL": "walnut.db in INSTANCE_PATH",
     "JWT_SECRET": "development: made once and kept in INSTANCE_PATH; production: required",
+    "ENCRYPTION_KEY": "derived from JWT_SECRET",
     "REGISTER_ADMIN": "first in development, never in production",
     "MOCK_VENDORS": "true outside production",
 }
