@@ -3,7 +3,7 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from api.jobs.queue import STATUSES
+from api.jobs.outcomes import STATUSES
 from api.web import Timestamp, WholeNumber
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
