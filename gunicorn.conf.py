@@ -21,7 +21,7 @@ from api.web import headers
 
 _settings = settings.load()
 
-bind = supervisor.address(_settings.host, _settings.port)
+bind = settings.address(_settings.host, _settings.port)
 workers = _settings.workers
 umask = 0o077  # all state is its owner's alone
 worker_class = "api.gunicorn_worker.Worker"

@@ -8,7 +8,8 @@ from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
-from api.jobs import bell
+from api.jobs import bell, kinds, maintenance
+from api.jobs import vendors as vendor_calls
 from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
@@ -41,6 +42,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.extensions["settings"] = given
     for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, failpoints):
         part.init_app(app, given)
+    kinds.register(vendor_calls.call, maintenance.maintain)
     resource.mount(app, auth, users, tasks, jobs, vendors, audit, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):

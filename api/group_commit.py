@@ -201,7 +201,7 @@ class Writer:
         else:
             metrics.COMMIT_CHANGES.observe(group.changes)
             self._end(group)
-            for action in group.after:
+            for action in group.after if group.changes else ():
                 action()
         now = time.monotonic()
         if now - self._since > QUANTUM_SECONDS and self._others.are_waiting():

@@ -127,9 +127,19 @@ class Settings:
         return URL.create("sqlite", database=str(self.instance_path / "walnut.db"))
 
     @property
+    def local_address(self) -> str:
+        """How a program on this machine reaches the server: host:port."""
+        return address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)  # noqa: S104
+
+    @property
     def production(self) -> bool:
         """Whether this is the real thing, with nothing generated and nothing lenient."""
         return self.app_env == "production"
+
+
+def address(host: str, port: int) -> str:
+    """Return host:port as Gunicorn and URLs write it, with IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def load() -> Settings:

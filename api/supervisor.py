@@ -24,7 +24,7 @@ from api.assets import asset
 from api.checkpoints import keep_short
 from api.errors import SettingsError
 from api.housekeeping import keep_swept
-from api.settings import Settings
+from api.settings import Settings, address
 
 PARENT = "WALNUT_SUPERVISOR"  # tells a program whose child it is
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -149,11 +149,6 @@ def _run(settings: Settings, programs: Sequence[Program]) -> int:
         scoreboard.remove(board)
 
 
-def address(host: str, port: int) -> str:
-    """Return host:port as Gunicorn and URLs write it, with IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def refuse_port_in_use(host: str, port: int) -> None:
     """Raise SettingsError if something listens there already, or the address is not this machine's."""
     try:
@@ -184,8 +179,7 @@ def say(line: str) -> None:
 def _greet(settings: Settings) -> None:
     """Wait until the server answers, then say where everything is."""
     host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host  # noqa: S104
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    url, probe = f"http://{address(host, settings.port)}", f"http://{address(local, settings.port)}/health/live"
+    url, probe = f"http://{address(host, settings.port)}", f"http://{settings.local_address}/health/live"
     while not _answers(probe):
         time.sleep(0.1)
     processes = "1 worker process" if settings.workers == 1 else f"{settings.workers} worker processes"

@@ -12,6 +12,7 @@ from pathlib import Path
 import gevent
 
 from api import create_app, logs, scoreboard, settings, supervisor
+from api.jobs import mock_vendors
 from api.jobs.worker import Worker
 
 
@@ -22,7 +23,10 @@ def main() -> None:
     supervisor.end_with_parent(os.environ.get(supervisor.PARENT))
     if board := os.environ.get(scoreboard.VARIABLE):
         scoreboard.share(Path(board))
-    worker = Worker(create_app(given), given.worker_concurrency)
+    app = create_app(given)
+    if given.mock_vendors:
+        mock_vendors.start(app)
+    worker = Worker(app, given.worker_concurrency)
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, worker.stop)
     gc.collect()

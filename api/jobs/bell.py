@@ -10,6 +10,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import gevent.socket
 from flask import Flask, current_app
 
 from api import db
@@ -37,18 +38,16 @@ class Bells:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._socket: socket.socket | None = None
 
     def ring(self) -> None:
         """Wake every worker that waits. Never waits itself."""
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(SOCKET):
-                    with suppress(OSError), _short(Path(entry.path)) as path:  # one that is full will be woken anyway
-                        self._socket.sendto(RING, path)
+            hung = [Path(entry.path) for entry in entries if entry.name.endswith(SOCKET)]
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                for bell in hung:
+                    with suppress(OSError), _short(bell) as path:  # one that is full will be woken anyway
+                        sender.sendto(RING, path)
 
     def hang(self, worker_id: str) -> "Bell":
         """Return the bell of a new worker, which shows that it lives until it is closed."""
@@ -83,7 +82,7 @@ class Bell:
         self._paths = [folder / f"{worker_id}{end}" for end in (SOCKET, LOCK)]
         self._lock = os.open(self._paths[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket = gevent.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with _short(self._paths[0]) as path:
             self._socket.bind(path)
 

@@ -97,14 +97,14 @@ KINDS: dict[str, Kind] = {}
 
 def kind(
     name: str, *, attempts: int = 5, seconds: float = 60.0, audited: bool = False
-) -> Callable[[Callable[[Job], Outcome]], Callable[[Job], Outcome]]:
-    """Register a function as the one that carries out the jobs of a kind."""
+) -> Callable[[Callable[[Job], Outcome]], Kind]:
+    """Make a kind of the function that carries out its jobs."""
+    return lambda run: Kind(name, run, attempts, seconds, audited)
 
-    def register(run: Callable[[Job], Outcome]) -> Callable[[Job], Outcome]:
-        KINDS[name] = Kind(name, run, attempts, seconds, audited)
-        return run
 
-    return register
+def register(*kinds: Kind) -> None:
+    """Let jobs be of these kinds."""
+    KINDS.update({known.name: known for known in kinds})
 
 
 def lane_of(name: str) -> str:

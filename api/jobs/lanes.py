@@ -7,10 +7,10 @@ may not begin yet is not claimed, and nobody waits on it. A lane that fails agai
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, update
 
 from api.jobs import queue
-from api.jobs.queue import IS_PENDING, IS_PROCESSING
+from api.jobs.queue import BY_PENDING, BY_PROCESSING, IS_PROCESSING
 from api.rates import Count, Limit
 from api.statements import Row, Statement
 from api.tables import jobs, lanes
@@ -24,20 +24,22 @@ FAILURES = 5  # one after the other, and the lane is closed
 SHORTEST, LONGEST = 5_000, 300_000  # milliseconds for which it is
 NONE = {"level": 0, "at": 0, "failures": 0, "closed_until": 0}
 
-FIRST = select(jobs.c.seq).where(IS_PENDING).order_by(jobs.c.lane, jobs.c.priority, jobs.c.run_at, jobs.c.seq).limit(1)
-_heads = FIRST.subquery()
-_walk = select(_heads.c.seq).cte("heads", recursive=True)
 _here, _next = jobs.alias("here"), jobs.alias("following")
+_after = (
+    select(_next.c.seq)
+    .with_hint(_next, *BY_PENDING[1:])
+    .where(_next.c.status == literal_column("'pending'"))
+    .order_by(_next.c.lane, _next.c.priority, _next.c.run_at, _next.c.seq)
+    .limit(1)
+)
+_first = _after.subquery()
+_walk = select(_first.c.seq).cte("heads", recursive=True)
 _walk = _walk.union_all(
     select(
-        select(_next.c.seq)
-        .where(
-            _next.c.status == literal_column("'pending'"),
-            tuple_(_next.c.lane, _next.c.priority) > tuple_(_here.c.lane, _here.c.priority),
+        func.coalesce(  # two ranges of the index: a comparison of pairs would be one of its first column
+            _after.where(_next.c.lane == _here.c.lane, _next.c.priority > _here.c.priority).scalar_subquery(),
+            _after.where(_next.c.lane > _here.c.lane).scalar_subquery(),
         )
-        .order_by(_next.c.lane, _next.c.priority, _next.c.run_at, _next.c.seq)
-        .limit(1)
-        .scalar_subquery()
     ).select_from(_walk.join(_here, _here.c.seq == _walk.c.seq))
 )
 # The first of each lane and priority, by a walk that takes one step of the index for each: who has a million jobs
@@ -49,6 +51,7 @@ HEADS = Statement(
 )
 BUSY = Statement(
     select(jobs.c.lane, func.count().label("n"))
+    .with_hint(*BY_PROCESSING)
     .where(and_(IS_PROCESSING, jobs.c.worker_id > literal_column("''")))
     .group_by(jobs.c.lane)
 )
@@ -118,7 +121,7 @@ def claim(conn: Connection, worker_id: str, mine: Mapping[str, int], places: int
     for lane, due in _by_lane(heads(conn)).items():
         again += [head.run_at for head in due if head.run_at > now]
         free = places - len(found)
-        admission = admit(conn, lane, min(free, free - mine.get(lane, 0)), running, now)
+        admission = admit(conn, lane, _share(free, mine.get(lane, 0)), running, now)
         rows: list[Row] = []
         for head in due:
             if head.run_at <= now and len(rows) < admission.most:
@@ -136,7 +139,7 @@ def may_claim(conn: Connection, mine: Mapping[str, int], places: int, now: int) 
         again += [head.run_at for head in due if head.run_at > now]
         if any(head.run_at <= now for head in due):
             running = busy(conn) if running is None else running
-            admission = admit(conn, lane, places - mine.get(lane, 0), running, now)
+            admission = admit(conn, lane, _share(places, mine.get(lane, 0)), running, now)
             if admission.most > 0:
                 return True, None
             again += [admission.again_at] if admission.again_at else []
@@ -171,6 +174,14 @@ def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
     failures = state["failures"] + 1 if failed else 0
     closed = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
     JUDGE.run(conn, lane=lane, new_failures=failures, until=now + closed if closed else 0)
+
+
+def _share(free: int, mine: int) -> int:
+    """Return how many more a lane may have, such that at least as many places stay free for others as it has.
+
+    So each lane that hangs halves what is left, and never takes the last (dynamic thresholds: Choudhury and Hahne, 1998).
+    """
+    return (free - mine + 1) // 2
 
 
 def _by_lane(found: list[Head]) -> dict[str, list[Head]]:

@@ -23,6 +23,8 @@ from api.vendors import queries as vendors
 PENDING, PROCESSING, COMPLETE, FAILED, CANCELLED = "pending", "processing", "complete", "failed", "cancelled"
 STATUSES = (PENDING, PROCESSING, COMPLETE, FAILED, CANCELLED)
 IS_PENDING = jobs.c.status == literal_column("'pending'")  # as the partial indices say it
+BY_PENDING = (jobs, "INDEXED BY ix_jobs_pending", "sqlite")
+BY_PROCESSING = (jobs, "INDEXED BY ix_jobs_processing", "sqlite")
 IS_PROCESSING = jobs.c.status == literal_column("'processing'")
 LONGEST_BACKOFF = 3600_000  # milliseconds
 DETAIL = 500  # characters of a line of history
@@ -41,6 +43,7 @@ CLAIM = Statement(
     .where(
         jobs.c.seq.in_(
             select(jobs.c.seq)
+            .with_hint(*BY_PENDING)
             .where(
                 IS_PENDING,
                 jobs.c.lane == bindparam("its_lane"),
@@ -61,7 +64,7 @@ CLAIM = Statement(
     )
     .returning(
         *(jobs.c.seq, jobs.c.id, jobs.c.kind, jobs.c.lane, jobs.c.status, jobs.c.payload, jobs.c.attempts),
-        *(jobs.c.max_attempts, jobs.c.traceparent, jobs.c.created_at, jobs.c.worker_id),
+        *(jobs.c.run_at, jobs.c.max_attempts, jobs.c.traceparent, jobs.c.created_at, jobs.c.worker_id),
     )
 )
 MOVE = Statement(
@@ -128,6 +131,7 @@ def get(conn: Connection, job_id: str) -> Row | None:
 def claim(conn: Connection, worker_id: str, lane: str, priority: int, most: int, now: int) -> list[Row]:
     """Take up to so many jobs of a lane and a priority whose time has come, those that wait longest first."""
     claimed = CLAIM.all(conn, its_lane=lane, its_priority=priority, now=now, most=most, worker=worker_id)
+    claimed.sort(key=lambda job: (job["run_at"], job["seq"]))
     TELL.run_many(conn, [{"job_seq": job["seq"], "at": now, "event": "claimed", "detail": None} for job in claimed])
     return claimed
 

@@ -219,6 +219,8 @@ def _tried(known: Kind, job: Job) -> Outcome:
 
 def _storable(outcome: Outcome) -> Outcome:
     """Return the outcome, or that it failed if its result is nothing that the database can keep."""
+    if not isinstance(outcome, Outcome):
+        return Failed(error=f"Its kind has a fault: {outcome!r} is no outcome.")
     if not isinstance(outcome, Done):
         return outcome
     try:

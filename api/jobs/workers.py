@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, literal_column, se
 
 from api.jobs import queue
 from api.jobs.kinds import Again
-from api.jobs.queue import IS_PROCESSING
+from api.jobs.queue import BY_PROCESSING, IS_PROCESSING
 from api.statements import Row, Statement
 from api.tables import jobs, workers
 
@@ -30,11 +30,20 @@ BEAT = Statement(
 LEAVE = Statement(delete(workers).where(workers.c.id == bindparam("worker")))
 ALL = Statement(select(workers))
 AT_WORK = Statement(
-    select(jobs.c.worker_id).where(IS_PROCESSING, jobs.c.worker_id > literal_column("''")).group_by(jobs.c.worker_id)
+    select(jobs.c.worker_id)
+    .with_hint(*BY_PROCESSING)
+    .where(IS_PROCESSING, jobs.c.worker_id > literal_column("''"))
+    .group_by(jobs.c.worker_id)
 )
-LEFT = Statement(select(jobs).where(IS_PROCESSING, jobs.c.worker_id == bindparam("worker")).limit(bindparam("most")))
+LEFT = Statement(
+    select(jobs)
+    .with_hint(*BY_PROCESSING)
+    .where(IS_PROCESSING, jobs.c.worker_id == bindparam("worker"))
+    .limit(bindparam("most"))
+)
 OVERDUE = Statement(
     select(jobs)
+    .with_hint(*BY_PROCESSING)
     .where(IS_PROCESSING, jobs.c.worker_id.is_(None), jobs.c.run_at <= bindparam("now"))
     .limit(bindparam("most"))
 )
