@@ -8,13 +8,15 @@ from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
-from api.jobs import bell, kinds, maintenance, vendors
+from api.jobs import bell, kinds, maintenance
+from api.jobs import vendors as vendor_calls
 from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
+from api.vendors.routes import vendors
 from api.web import (
     access_tokens,
     contract,
@@ -40,8 +42,8 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.extensions["settings"] = given
     for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, failpoints):
         part.init_app(app, given)
-    kinds.register(vendors.call, maintenance.maintain)
-    resource.mount(app, auth, users, tasks, jobs, audit, ops)
+    kinds.register(vendor_calls.call, maintenance.maintain)
+    resource.mount(app, auth, users, tasks, jobs, vendors, audit, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

@@ -39,13 +39,14 @@ class Invalid(Refusal):
 
 
 class Unauthenticated(Refusal):
-    """Nobody is signed in, or no longer. `reason` is an OAuth error code (RFC 6750)."""
+    """Nobody is signed in, or no longer. `reason` is an OAuth error code (RFC 6750); `scheme` says how to prove it."""
 
     code = "unauthenticated"
 
-    def __init__(self, detail: str, *, reason: str = "", **more: Any) -> None:
+    def __init__(self, detail: str, *, reason: str = "", scheme: str = "Bearer", **more: Any) -> None:
         super().__init__(detail, **more)
         self.reason = reason
+        self.scheme = scheme
 
 
 class KeyReused(Refusal):

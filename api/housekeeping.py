@@ -5,18 +5,23 @@ Every replica does it: who comes second finds nothing left to do.
 
 import logging
 import threading
+from collections.abc import Callable
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from api import sqlite
 from api.db import Database
 from api.errors import Unavailable
 from api.group_commit import Change
+from api.jobs import webhooks
 from api.settings import Settings
 from api.web import sweep_idempotency_keys
 
 EVERY_SECONDS = 60.0
 PAUSE_SECONDS = 0.05  # between two steps: each holds the write lock for some milliseconds
+
+SWEEPS = {"idempotency_keys": sweep_idempotency_keys, "webhook_ids": webhooks.sweep}
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +37,19 @@ def keep_swept(settings: Settings, stop: threading.Event) -> None:
 
 
 def _sweep(database: Database, stop: threading.Event) -> None:
-    removed = 0
+    removed = dict.fromkeys(SWEEPS, 0)
     try:
-        while step := _step(database):
-            removed += step
-            if stop.wait(PAUSE_SECONDS):
-                break
+        for name, sweep in SWEEPS.items():
+            while step := _step(database, sweep):
+                removed[name] += step
+                if stop.wait(PAUSE_SECONDS):
+                    return
     except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy or full: in a minute it is tried again
         log.warning("sweep failed", extra={"reason": str(error)})
-    log.debug("sweep", extra={"idempotency_keys": removed})
+    log.debug("sweep", extra=removed)
 
 
-def _step(database: Database) -> int:
+def _step(database: Database, sweep: Callable[[Connection], int]) -> int:
     """Remove some of what has expired, and return how much."""
     with Change(database.writer()) as conn:
-        return sweep_idempotency_keys(conn)
+        return sweep(conn)

@@ -13,7 +13,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from api import create_app, db, settings
-from api.migrations import upgrade
+from api.cli.db import bring_up
 
 PROJECT = Path(__file__).resolve().parents[1]
 PASSWORD = "correct horse"
@@ -75,9 +75,9 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database without a row in it, to be copied: quicker than migrating for each test."""
+    """A new database, with the mock vendors and nothing else, to be copied: quicker than migrating for each test."""
     folder = tmp_path_factory.mktemp("new")
-    upgrade.upgrade(settings_in(folder))
+    bring_up(settings_in(folder))
     return folder / "walnut.db"
 
 

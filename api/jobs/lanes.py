@@ -5,25 +5,22 @@ may not begin yet is not claimed, and nobody waits on it. A lane that fails agai
 """
 
 from collections.abc import Mapping
-from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, update
 
-from api import rates
 from api.jobs import queue
 from api.jobs.heads import heads
 from api.jobs.queue import BY_PROCESSING, IS_PROCESSING
-from api.rates import Bucket, Count, Limit, Window
+from api.rates import Count, Limit
 from api.statements import Row, Statement
 from api.tables import jobs, lanes
 from api.vendors import queries as vendors
+from api.vendors.pace import pace
 
 MILLISECOND = 1000  # in the microseconds of api/rates.py
 AHEAD = 30  # milliseconds: a job is claimed that long before it may begin, so that it begins on time
 LATE = 12  # and so long after it at the most: who is later would meet the next one in the same moment
-MARGIN = Fraction(98, 100)  # of a pace, so that what is late by no more keeps every window
 FAILURES = 5  # one after the other, and the lane is closed
 SHORTEST, LONGEST = 5_000, 300_000  # milliseconds for which it is
 NONE = {"level": 0, "at": 0, "failures": 0, "closed_until": 0}
@@ -140,17 +137,6 @@ def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
     failures = state["failures"] + 1 if failed else 0
     closed = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
     JUDGE.run(conn, lane=lane, new_failures=failures, until=now + closed if closed else 0)
-
-
-@lru_cache(maxsize=1024)
-def pace(text: str) -> Limit:
-    """Return a vendor's limit. `10 per second` is one each 100 ms, so that no second ever has more than ten of them;
-    a bucket lets its capacity begin at once. Raises ValueError for what is no limit.
-    """
-    limit = rates.parse(text)
-    if isinstance(limit, Window):
-        return Bucket(text, 1, Fraction(limit.quota, limit.window) * MARGIN)
-    return limit
 
 
 def _share(free: int, mine: int) -> int:

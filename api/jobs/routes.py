@@ -3,16 +3,29 @@
 from typing import Any, NoReturn
 from uuid import UUID
 
+from flask import request
 from sqlalchemy import Connection
 
 from api import db
 from api.errors import Invalid, NotFound
-from api.jobs import queries, queue
-from api.jobs.schemas import AcceptedOut, AuditedOut, CountedOut, JobIn, JobOut, JobQuery, RetryIn, SummaryOut
+from api.jobs import queries, queue, webhooks
+from api.jobs.schemas import (
+    AcceptedOut,
+    AuditedOut,
+    CountedOut,
+    JobIn,
+    JobOut,
+    JobQuery,
+    RetryIn,
+    SummaryOut,
+    WebhookIn,
+    WebhookOut,
+)
 from api.observe import trace_headers
 from api.statements import Row
+from api.vendors import keys
 from api.vendors import queries as vendors
-from api.web import Resource, actor, caller, for_audit, may
+from api.web import PUBLIC, Resource, actor, caller, for_audit, may, parsed_body
 
 jobs = Resource("jobs", __name__)
 MANAGE = "jobs:manage"
@@ -76,6 +89,22 @@ def retry_all(conn: Connection, body: dict[str, Any]) -> Any:
         unknown(conn, lane)
     what = {"task": "retry_failed", "lane": lane}
     return queries.described(queue.enqueue(conn, "maintenance", what, owner_id=actor()))
+
+
+@jobs.post("/webhooks/<vendor>", body=WebhookIn(), raw=True, returns=WebhookOut(), allow=PUBLIC, limit=None,
+           transaction=False, problems=(401, 409))  # fmt: skip
+def webhook(vendor: str, body: bytes) -> Any:
+    """Tell how a job ended. For its vendor, whose signature is checked before anything is read (Standard Webhooks)."""
+    with db.reading(snapshot=False) as conn:
+        sender = vendors.by_name(conn, vendor)
+    if sender is None:
+        raise NotFound(f"There is no vendor {vendor[:63]}.")
+    webhook_id = keys.verify(sender, request.headers, body, db.now())
+    told = parsed_body(WebhookIn(), body)
+    with db.writing() as conn:
+        received = webhooks.receive(conn, vendor, webhook_id, told, db.now())
+    webhooks.report(received, webhook_id)
+    return received
 
 
 def its_own(conn: Connection, job_id: UUID) -> Row:

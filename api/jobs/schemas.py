@@ -1,6 +1,8 @@
 """Jobs as the wire sees them."""
 
-from marshmallow import Schema, fields
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
 from api.jobs.outcomes import STATUSES
@@ -117,3 +119,44 @@ class AuditedOut(Schema):
     vendor_type = fields.String(allow_none=True)
     status = fields.String()
     attempts = fields.Integer()
+
+
+class WebhookIn(Schema):
+    """How a job ended, as its vendor tells it.
+
+    Our own calls to a vendor, which the same key signs, hold other fields: none of them can be sent back as a webhook.
+    """
+
+    request_id = fields.String(required=True, validate=Length(1, 64), metadata={"example": EXAMPLE_ID})
+    status = fields.String(required=True, validate=OneOf(("complete", "failed")), metadata={"example": "complete"})
+    result = fields.Raw(
+        load_default=None, allow_none=True, metadata={"example": RESULT, "description": "Any JSON, if it is complete."}
+    )
+    error = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=Length(1, 10_000),
+        metadata={"description": "Why, if it failed."},
+    )
+
+    @validates_schema
+    def consistent(self, data: dict[str, Any], **_more: Any) -> None:
+        """Refuse what would be lost. Raises ValidationError."""
+        if data["status"] == "complete" and data["error"] is not None:
+            raise ValidationError("Is for status failed.", "error")
+        if data["status"] == "failed" and data["result"] is not None:
+            raise ValidationError("Is for status complete.", "result")
+
+
+class WebhookOut(Schema):
+    """What became of a webhook."""
+
+    request_id = fields.String(metadata={"format": "uuid", "example": EXAMPLE_ID})
+    outcome = fields.String(
+        metadata={
+            "enum": ["completed", "failed", "ignored", "duplicate"],
+            "description": "ignored: the job had ended before. duplicate: this webhook-id was taken in before. Either "
+            "way there is no need to send it again.",
+        }
+    )
+    reason = fields.String(allow_none=True, metadata={"description": "Why it was ignored."})

@@ -32,7 +32,8 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
         if contract.query:
             kwargs["query"] = g.query = load_query(contract.query, request.environ.get("QUERY_STRING", ""))
         if contract.body:
-            kwargs["body"] = load(contract.body, *snake_cased(contract.body, json_object(contract.max_body)))
+            data = body(contract.max_body)
+            kwargs["body"] = data if contract.raw else parsed_body(contract.body, data)
         return view(**kwargs)
 
     return checked
@@ -50,9 +51,13 @@ def load(schema: Schema, data: dict[str, Any], spelling: dict[str, str] | None =
     raise Invalid(detail, fields=found)
 
 
-def json_object(most: int) -> dict[str, Any]:
+def parsed_body(schema: Schema, data: bytes) -> Any:
+    """Return what the schema makes of the bytes of a body. Raises Malformed, UnsupportedMediaType or Invalid."""
+    return load(schema, *snake_cased(schema, _json_object(data)))
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
     """Return the body, which must be one JSON object. No body counts as {}: the schema says what is missing."""
-    data = body(most)
     if not data:
         return {}
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):

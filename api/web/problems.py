@@ -107,5 +107,5 @@ def _members(error: errors.Refusal) -> dict[str, Any]:
 def _challenge(error: errors.Unauthenticated) -> str:
     """Say how to sign in: RFC 6750, section 3."""
     if not error.reason:
-        return 'Bearer realm="walnut"'
+        return f'{error.scheme} realm="walnut"'
     return f'Bearer realm="walnut", error="{error.reason}", error_description="{error.detail}"'

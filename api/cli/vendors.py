@@ -1,0 +1,102 @@
+"""walnut vendors ..."""
+
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from api import audit_trail, db
+from api.cli.faults import checked
+from api.migrations import upgrade
+from api.secret_box import secret_box
+from api.statements import Row
+from api.vendors import addresses, keys, queries
+from api.vendors.schemas import MODES, SecretIn, VendorIn, VendorOut
+
+SECRET = "Theirs, if they dictate one. Without a value it is asked for: other users can see a command line."  # noqa: S105
+ONCE = "Its secret, which is shown this once and never again:"
+
+
+@click.group("vendors")
+def vendors() -> None:
+    """Look after vendors."""
+
+
+@vendors.command("list")
+@with_appcontext
+def list_vendors() -> None:
+    """Show every vendor: name, mode, whether it is active, its limit and its address."""
+    upgrade.check(current_app.extensions["settings"])
+    with db.reading() as conn:
+        for vendor in queries.all_of_them(conn):
+            state = "active" if vendor["active"] else "off"
+            click.echo("\t".join((vendor["name"], vendor["mode"], state, vendor["limit"] or "-", vendor["url"])))
+
+
+@vendors.command("create")
+@click.argument("name")
+@click.argument("url")
+@click.option("--mode", type=click.Choice(MODES), required=True, help="sync: its answer is the result; or a webhook.")
+@click.option("--limit", help="How fast it may be called, as in '10 per second'.")
+@click.option("--concurrency", type=int, help="Calls at once, over all workers.")
+@click.option("--timeout", type=int, help="Seconds for a call.")
+@click.option("--callback-timeout", type=int, help="Seconds for its webhook after that.")
+@click.option("--attempts", type=int, help="How often a job is tried at the most.")
+@click.option("--secret", prompt=True, prompt_required=False, hide_input=True, default=None, help=SECRET)
+@with_appcontext
+def create(**given: Any) -> None:
+    """Add a vendor, and show its secret once."""
+    upgrade.check(current_app.extensions["settings"])
+    values = checked(VendorIn(), **{name: value for name, value in given.items() if value is not None})
+    addresses.check(values["url"])
+    key = values.pop("secret") or keys.new()
+    with db.writing() as conn:
+        made = queries.create(conn, values, key, secret_box())
+        audit_trail.append(conn, "vendor.created", made["id"], after=VendorOut().dump(made))
+    click.echo(f"{made['name']} is a vendor now. {ONCE}\n{key}")
+
+
+@vendors.command("remove")
+@click.argument("name")
+@with_appcontext
+def remove(name: str) -> None:
+    """Delete a vendor. Refused while jobs for it wait or are under way."""
+    upgrade.check(current_app.extensions["settings"])
+    with db.writing() as conn:
+        vendor = _found(conn, name)
+        queries.remove(conn, vendor)
+        audit_trail.append(conn, "vendor.removed", vendor["id"], before=VendorOut().dump(vendor))
+    click.echo(f"{name} is no vendor any more.")
+
+
+@vendors.command("rotate")
+@click.argument("name")
+@click.option("--secret", prompt=True, prompt_required=False, hide_input=True, default=None, help=SECRET)
+@with_appcontext
+def rotate(name: str, secret: str | None) -> None:
+    """Give a vendor a new secret, and show it once. The one before is good for 24 hours more."""
+    upgrade.check(current_app.extensions["settings"])
+    key = checked(SecretIn(), secret=secret)["secret"] or keys.new()
+    with db.writing() as conn:
+        before = _found(conn, name)
+        after = queries.rotate(conn, before, key)
+        shown = {"before": VendorOut().dump(before), "after": VendorOut().dump(after)}
+        audit_trail.append(conn, "vendor.secret_rotated", after["id"], **shown)
+    click.echo(f"{name} has a new secret; the one before is good for 24 hours more. {ONCE}\n{key}")
+
+
+@vendors.command("rekey")
+@with_appcontext
+def rekey() -> None:
+    """Encrypt the stored secrets of all vendors anew, under the first key of ENCRYPTION_KEY. All of them or none."""
+    upgrade.check(current_app.extensions["settings"])
+    with db.writing() as conn:
+        count = queries.rekey(conn, secret_box())
+    click.echo(f"The secrets of {count} vendors are encrypted under the newest key now.")
+
+
+def _found(conn: Any, name: str) -> Row:
+    if (vendor := queries.by_name(conn, name)) is None:
+        raise click.ClickException(f"There is no vendor {name}. `walnut vendors list` shows them.")
+    return vendor
