@@ -9,7 +9,7 @@ from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
 from api.jobs import bell, kinds, mail, maintenance
-from api.jobs import vendors as calls
+from api.jobs import vendors as vendor_calls
 from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
@@ -42,7 +42,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.extensions["settings"] = given
     for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, mail, failpoints):
         part.init_app(app, given)
-    kinds.register(calls.call, maintenance.maintain, mail.deliver)
+    kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
     resource.mount(app, auth, users, tasks, jobs, vendors, audit, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):

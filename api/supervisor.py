@@ -97,7 +97,7 @@ class Supervisor:
             self._stop(signal.SIGTERM, None)
             return 1
         say(f"{program.name} ended (exit status {code}) and is started anew.")
-        time.sleep(min(program.failures, TRIES))
+        time.sleep(min(program.failures, TRIES if program.essential else 1))
         if not self._stopping:
             self._start(program)
         return 0

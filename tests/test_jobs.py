@@ -1,21 +1,21 @@
-import threading
+import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import gevent
 import pytest
 
 from api import db
-from api.errors import Conflict
+from api.errors import Conflict, Unavailable
 from api.group_commit import after_commit
-from api.jobs import kinds, lanes, queue, workers
-from api.jobs.bell import bells
 from api.jobs import clock as clock_module
+from api.jobs import heads, kinds, lanes, outcomes, queue, workers
 from api.jobs import worker as worker_module
+from api.jobs.bell import bells
 from api.jobs.clock import Clock
 from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, GivenBack
 from api.jobs.worker import Worker
-from tests.conftest import assert_problem, execute, rows, sign_up
+from tests.conftest import execute, rows, sign_up
 
 NOW = 1_800_000_000_000
 SOMEBODY = "019a9f3e-0000-7000-8000-000000000000"
@@ -57,7 +57,14 @@ def claimed(app, queued):
 
 def settle(app, job, outcome):
     with app.app_context(), db.writing() as conn:
-        return queue.settle(conn, job, outcome, db.now())
+        return outcomes.settle(conn, job, outcome, db.now())
+
+
+def undone(app):
+    """Put a job into the queue in a transaction that fails."""
+    with suppress(ZeroDivisionError), app.app_context(), db.writing() as conn:
+        queue.enqueue(conn, "plain", {})
+        1 / 0  # noqa: B018
 
 
 def of(app, job, *names):
@@ -98,9 +105,7 @@ def ended(app):
 
 
 def test_a_job_is_there_when_its_transaction_is_and_not_otherwise(app, queued):
-    with pytest.raises(RuntimeError, match="undone"), app.app_context(), db.writing() as conn:
-        queue.enqueue(conn, "plain", {})
-        raise RuntimeError("undone")
+    undone(app)
     assert rows(app, "SELECT count(*) FROM jobs") == rows(app, "SELECT count(*) FROM job_history") == [(0,)]
     job = queued({"n": 1})
     assert of(app, job, "status", "attempts", "payload") == ("pending", 0, {"n": 1})
@@ -216,10 +221,10 @@ def test_a_retry_has_as_many_attempts_as_a_new_one(app, claimed):
 
 
 def test_backoff_is_jittered_and_bounded():
-    assert {queue.backoff(1) < 2000 for _ in range(200)} == {True}
-    assert max(queue.backoff(50) for _ in range(300)) > 3_000_000
-    assert max(queue.backoff(50) for _ in range(300)) < queue.LONGEST_BACKOFF
-    assert min(queue.backoff(50) for _ in range(300)) < 600_000
+    assert {outcomes.backoff(1) < 2000 for _ in range(200)} == {True}
+    assert max(outcomes.backoff(50) for _ in range(300)) > 3_000_000
+    assert max(outcomes.backoff(50) for _ in range(300)) < outcomes.LONGEST_BACKOFF
+    assert min(outcomes.backoff(50) for _ in range(300)) < 600_000
 
 
 def test_counts_are_right_whatever_happens(app, queued, claimed, admin):
@@ -239,7 +244,7 @@ def test_counts_are_right_whatever_happens(app, queued, claimed, admin):
 def test_queries_for_work_use_the_small_indices(app, queued):
     queued()
     for statement, words in (
-        (lanes.HEADS, ["USING COVERING INDEX ix_jobs_pending"]),
+        (heads.HEADS, ["USING COVERING INDEX ix_jobs_pending"]),
         (lanes.BUSY, ["USING COVERING INDEX ix_jobs_processing"]),
         (queue.CLAIM, ["USING COVERING INDEX ix_jobs_pending"]),
         (workers.OVERDUE, ["USING INDEX ix_jobs_processing"]),
@@ -392,9 +397,7 @@ def test_what_was_undone_wakes_nobody(app, queued):
     rung = []
     with app.app_context():
         bells().ring = lambda: rung.append(1)
-        with pytest.raises(RuntimeError), db.writing() as conn:
-            queue.enqueue(conn, "plain", {})
-            raise RuntimeError
+        undone(app)
         assert rung == []
         with db.writing() as conn:
             after_commit(conn, bells().ring)
@@ -530,9 +533,7 @@ def test_the_lock_of_a_worker_shows_that_it_lives(app):
         assert not bells().is_dead("w1")
         assert not bells().is_dead("of another host")
         bell._socket.close()
-        import os as system
-
-        system.close(bell._lock)  # as the kernel does for a process that died
+        os.close(bell._lock)  # as the kernel does for a process that died
         assert bells().is_dead("w1")
         bells().forget("w1")
         assert not bells().is_dead("w1")
@@ -597,8 +598,6 @@ def test_a_full_disk_loses_no_outcome(app, queued, monkeypatch):
     def failing(self, ended, places):
         if ended and len(failures) < 3:
             failures.append(1)
-            from api.errors import Unavailable
-
             raise Unavailable("The disk is full.")
         return real(self, ended, places)
 

@@ -14,7 +14,7 @@ import pytest
 
 from api import db, housekeeping, mail_addresses, smtp
 from api.errors import Invalid
-from api.jobs import mail, outbox, queue
+from api.jobs import mail, outbox, outcomes, queue
 from api.jobs.kinds import KINDS, Again, Done, Failed, Job
 from tests.conftest import ended, rows, start_python
 from tests.smtp_server import SmtpServer, certificate
@@ -197,15 +197,15 @@ def test_it_is_sealed_while_it_waits_and_forgotten_once_it_was_delivered(app, us
     assert not any(text in stored for text in (TO, "s3cr3t", "Gr"))
     with app.app_context(), db.writing() as conn:
         claimed = queue.claim(conn, "worker", ":mail", 3, 1, db.now())
-        assert queue.settle(conn, claimed[0], Again(error="later", after=0), db.now())
+        assert outcomes.settle(conn, claimed[0], Again(error="later", after=0), db.now())
     assert rows(app, "SELECT length(payload) > 100 FROM jobs") == [(1,)]
     with app.app_context(), db.writing() as conn:
         claimed = queue.claim(conn, "worker", ":mail", 3, 1, db.now())
         late = dict(claimed[0], attempts=1)
-        assert not queue.settle(conn, late, Done(), db.now())
+        assert not outcomes.settle(conn, late, Done(), db.now())
     assert rows(app, "SELECT length(payload) > 100 FROM jobs") == [(1,)]
     with app.app_context(), db.writing() as conn:
-        assert queue.settle(conn, claimed[0], Done(result={}), db.now())
+        assert outcomes.settle(conn, claimed[0], Done(result={}), db.now())
     assert rows(app, "SELECT status, payload FROM jobs") == [("complete", "null")]
 
 
@@ -213,7 +213,7 @@ def test_one_that_failed_can_be_tried_again(app):
     enqueue(app)
     with app.app_context(), db.writing() as conn:
         claimed = queue.claim(conn, "worker", ":mail", 3, 1, db.now())
-        queue.settle(conn, claimed[0], Failed(error="550"), db.now())
+        outcomes.settle(conn, claimed[0], Failed(error="550"), db.now())
     assert rows(app, "SELECT status, length(payload) > 100 FROM jobs") == [("failed", 1)]
 
 

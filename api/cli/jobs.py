@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from api import audit_trail, db
 from api.cli import tables
-from api.jobs import maintenance, queries, queue, workers
+from api.jobs import maintenance, outcomes, queries, queue, workers
 from api.jobs.kinds import KINDS, lane_of
 from api.jobs.queries import VENDOR
 from api.jobs.schemas import AuditedOut, JobOut, SummaryOut
@@ -39,7 +39,7 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--status", type=click.Choice(queue.STATUSES), help="Only those that are like this.")
+@click.option("--status", type=click.Choice(outcomes.STATUSES), help="Only those that are like this.")
 @click.option("--vendor", help="Only those of a vendor.")
 @click.option("--kind", help="Only those of a kind: vendor, mail, maintenance.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at the most.")
@@ -105,7 +105,7 @@ def retry(job_id: UUID | None, every: bool, vendor: str | None) -> None:
 def _retry_all(vendor: str | None) -> int:
     """Let those that failed begin again, and return how many there were."""
     with db.reading() as conn:
-        failed = queries.counts(conn, None, vendor)[queue.FAILED]
+        failed = queries.counts(conn, None, vendor)[outcomes.FAILED]
     retried = 0
     with tables.progress(failed, "Retrying") as advance:
         for count in maintenance.retrying(vendor, db.now()):
@@ -183,7 +183,7 @@ def _change(action: str, job_id: UUID, change: Any) -> Row:
 def _left() -> dict[str, int]:
     with db.reading() as conn:
         counts = queries.counts(conn, None)
-    return {name: counts[name] for name in (queue.PENDING, queue.PROCESSING)}
+    return {name: counts[name] for name in (outcomes.PENDING, outcomes.PROCESSING)}
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 
 from api import db
 from api.cli import tables
-from api.jobs import lanes, queue
+from api.jobs import lanes, outcomes, queue
 from api.jobs import mail as mails
 from api.jobs.kinds import lane_of
 from api.migrations import upgrade
@@ -36,7 +36,7 @@ def test(address: str, timeout: float) -> None:
     while time.monotonic() < until and not (job["error"] or job["finished_at"]):
         time.sleep(LOOK_SECONDS)
         job = _now(job)
-    if job["status"] != queue.COMPLETE:
+    if job["status"] != outcomes.COMPLETE:
         raise click.ClickException(_why_not(job))
     where = job["result"].get("file") or f"the server {job['result']['server']}"
     click.echo(f"Sent: {where} has it (job {job['id']}).")
@@ -49,12 +49,12 @@ def _now(job: Row) -> Row:
 
 def _why_not(job: Row) -> str:
     """Say what keeps it."""
-    if job["status"] in (queue.FAILED, queue.CANCELLED):
+    if job["status"] in (outcomes.FAILED, outcomes.CANCELLED):
         return f"Not sent, for good: {job['error'] or job['status']} (job {job['id']})"
     more = f"`walnut jobs show {job['id']}` tells how it goes on, `walnut jobs cancel {job['id']}` ends it."
     if job["error"]:
         return f"Not sent yet: {job['error']} It is tried again at {tables.cell('at', job['run_at'])} UTC. {more}"
-    if job["status"] == queue.PROCESSING:
+    if job["status"] == outcomes.PROCESSING:
         return f"Not sent yet: the mail server takes its time. {more}"
     with db.reading() as conn:
         state = lanes.STATE.first(conn, lane=lane_of(mails.KIND))

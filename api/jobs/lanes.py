@@ -10,7 +10,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column, select, update
 
 from api.jobs import queue
-from api.jobs.queue import BY_PENDING, BY_PROCESSING, IS_PROCESSING
+from api.jobs.heads import heads
+from api.jobs.queue import BY_PROCESSING, IS_PROCESSING
 from api.rates import Count, Limit
 from api.statements import Row, Statement
 from api.tables import jobs, lanes
@@ -24,31 +25,6 @@ FAILURES = 5  # one after the other, and the lane is closed
 SHORTEST, LONGEST = 5_000, 300_000  # milliseconds for which it is
 NONE = {"level": 0, "at": 0, "failures": 0, "closed_until": 0}
 
-_here, _next = jobs.alias("here"), jobs.alias("following")
-_after = (
-    select(_next.c.seq)
-    .with_hint(_next, *BY_PENDING[1:])
-    .where(_next.c.status == literal_column("'pending'"))
-    .order_by(_next.c.lane, _next.c.priority, _next.c.run_at, _next.c.seq)
-    .limit(1)
-)
-_first = _after.subquery()
-_walk = select(_first.c.seq).cte("heads", recursive=True)
-_walk = _walk.union_all(
-    select(
-        func.coalesce(  # two ranges of the index: a comparison of pairs would be one of its first column
-            _after.where(_next.c.lane == _here.c.lane, _next.c.priority > _here.c.priority).scalar_subquery(),
-            _after.where(_next.c.lane > _here.c.lane).scalar_subquery(),
-        )
-    ).select_from(_walk.join(_here, _here.c.seq == _walk.c.seq))
-)
-# The first of each lane and priority, by a walk that takes one step of the index for each: who has a million jobs
-# waiting costs no more than who has one.
-HEADS = Statement(
-    select(jobs.c.lane, jobs.c.priority, jobs.c.run_at)
-    .select_from(_walk.join(jobs, jobs.c.seq == _walk.c.seq))
-    .order_by(jobs.c.priority, jobs.c.run_at)
-)
 BUSY = Statement(
     select(jobs.c.lane, func.count().label("n"))
     .with_hint(*BY_PROCESSING)
@@ -65,14 +41,6 @@ JUDGE = Statement(
     .where(lanes.c.name == bindparam("lane"))
     .values(failures=bindparam("new_failures"), closed_until=bindparam("until"))
 )
-
-
-class Head(NamedTuple):
-    """The job of a lane and a priority that has waited longest. `run_at` is in milliseconds since 1970."""
-
-    lane: str
-    priority: int
-    run_at: int
 
 
 class Begin(NamedTuple):
@@ -100,11 +68,6 @@ class Claims(NamedTuple):
     again_at: int | None
 
 
-def heads(conn: Connection) -> list[Head]:
-    """Return the first job of each lane and priority, the most urgent first."""
-    return [Head(**row) for row in HEADS.all(conn)]
-
-
 def busy(conn: Connection) -> dict[str, int]:
     """Return how many jobs of each lane workers are at."""
     return {row["lane"]: row["n"] for row in BUSY.all(conn)}
@@ -118,7 +81,7 @@ def claim(conn: Connection, worker_id: str, mine: Mapping[str, int], places: int
     found: list[tuple[Row, int]] = []
     again: list[int] = []
     running = busy(conn)
-    for lane, due in _by_lane(heads(conn)).items():
+    for lane, due in heads(conn).items():
         again += [head.run_at for head in due if head.run_at > now]
         free = places - len(found)
         admission = admit(conn, lane, _share(free, mine.get(lane, 0)), running, now)
@@ -135,7 +98,7 @@ def may_claim(conn: Connection, mine: Mapping[str, int], places: int, now: int) 
     """Tell whether `claim` would find something, without a lock, and otherwise when to ask again."""
     again: list[int] = []
     running: dict[str, int] | None = None
-    for lane, due in _by_lane(heads(conn)).items():
+    for lane, due in heads(conn).items():
         again += [head.run_at for head in due if head.run_at > now]
         if any(head.run_at <= now for head in due):
             running = busy(conn) if running is None else running
@@ -179,16 +142,9 @@ def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
 def _share(free: int, mine: int) -> int:
     """Return how many more a lane may have, such that at least as many places stay free for others as it has.
 
-    So each lane that hangs halves what is left, and never takes the last (dynamic thresholds: Choudhury and Hahne, 1998).
+    So each lane that hangs halves what is left (dynamic thresholds: Choudhury and Hahne, 1998).
     """
     return (free - mine + 1) // 2
-
-
-def _by_lane(found: list[Head]) -> dict[str, list[Head]]:
-    lanes_found: dict[str, list[Head]] = {}
-    for head in found:
-        lanes_found.setdefault(head.lane, []).append(head)
-    return lanes_found
 
 
 def _paced(state: Row, limit: Limit, most: int, now: int) -> Admission:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from api import audit_trail, db
-from api.jobs import queue
+from api.jobs import outcomes, queue
 from api.jobs.kinds import Done, Failed, Job, Outcome, kind
 from api.statements import Row, Statement
 from api.tables import jobs
@@ -17,7 +17,7 @@ PAUSE_SECONDS = 0.02  # between two steps, for others who write
 
 ENDED_BEFORE = Statement(
     select(jobs)
-    .where(jobs.c.status == queue.FAILED, jobs.c.seq > bindparam("after"), jobs.c.finished_at <= bindparam("until"))
+    .where(jobs.c.status == outcomes.FAILED, jobs.c.seq > bindparam("after"), jobs.c.finished_at <= bindparam("until"))
     .order_by(jobs.c.seq)
     .limit(bindparam("most"))
 )

@@ -17,7 +17,8 @@ from gevent.pywsgi import WSGIServer
 
 from api import db
 from api.errors import Refusal
-from api.outgoing.calls import CallFailed, post
+from api.outgoing.calls import post
+from api.outgoing.failures import CallFailed
 from api.settings import Settings
 from api.vendors import keys
 from api.vendors import queries as vendors

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, literal_column, select
 
-from api.jobs import queue
+from api.jobs import outcomes
 from api.statements import Row, Statement
 from api.tables import job_counts, job_history, jobs
 from api.web import Listing
@@ -49,7 +49,7 @@ def counts(conn: Connection, owner_id: str | None, lane: str | None = None) -> d
     found = _counts(owner_id is not None, lane is not None).all(
         conn, **{name: value for name, value in given.items() if value is not None}
     )
-    return dict.fromkeys(queue.STATUSES, 0) | {row["status"]: row["n"] for row in found}
+    return dict.fromkeys(outcomes.STATUSES, 0) | {row["status"]: row["n"] for row in found}
 
 
 def show(conn: Connection, row: Row) -> Row:

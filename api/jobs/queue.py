@@ -5,32 +5,26 @@ back with an outcome of an earlier one changes nothing. What has ended stays end
 first; those that change something need the one of `db.writing`. docs/decisions/0016-jobs.md says why it is like this.
 """
 
-import random
-from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, literal_column, null, select, update
+from sqlalchemy import Connection, bindparam, insert, literal_column, select, update
 
-from api import audit_trail, db
+from api import db
 from api.errors import Conflict
 from api.group_commit import after_commit
 from api.jobs.bell import bells
-from api.jobs.kinds import KINDS, Again, Awaiting, Done, Event, Failed, GivenBack, Outcome, lane_of
+from api.jobs.kinds import KINDS, Event, lane_of
+from api.jobs.outcomes import CANCELLED, FAILED, PENDING, PROCESSING, move, tell, tell_all
 from api.statements import Row, Statement
-from api.tables import job_history, jobs
+from api.tables import jobs
 from api.vendors import queries as vendors
 
-PENDING, PROCESSING, COMPLETE, FAILED, CANCELLED = "pending", "processing", "complete", "failed", "cancelled"
-STATUSES = (PENDING, PROCESSING, COMPLETE, FAILED, CANCELLED)
 IS_PENDING = jobs.c.status == literal_column("'pending'")  # as the partial indices say it
 BY_PENDING = (jobs, "INDEXED BY ix_jobs_pending", "sqlite")
 BY_PROCESSING = (jobs, "INDEXED BY ix_jobs_processing", "sqlite")
 IS_PROCESSING = jobs.c.status == literal_column("'processing'")
-LONGEST_BACKOFF = 3600_000  # milliseconds
-DETAIL = 500  # characters of a line of history
 
 ENQUEUE = Statement(insert(jobs).returning(jobs))
-TELL = Statement(insert(job_history))
 GET = Statement(select(jobs).where(jobs.c.id == bindparam("job_id")))
 SAME = Statement(
     select(jobs).where(
@@ -66,32 +60,6 @@ CLAIM = Statement(
         *(jobs.c.seq, jobs.c.id, jobs.c.kind, jobs.c.lane, jobs.c.status, jobs.c.payload, jobs.c.attempts),
         *(jobs.c.run_at, jobs.c.max_attempts, jobs.c.traceparent, jobs.c.created_at, jobs.c.worker_id),
     )
-)
-MOVE = Statement(
-    update(jobs)
-    .where(
-        jobs.c.seq == bindparam("number"),
-        jobs.c.attempts == bindparam("attempt"),
-        jobs.c.status == bindparam("old_status"),
-        jobs.c.worker_id.is_not_distinct_from(bindparam("worker")),
-    )
-    .values(
-        status=bindparam("new_status"),
-        worker_id=null(),
-        run_at=bindparam("then"),
-        max_attempts=bindparam("most"),
-        result=bindparam("new_result", type_=jobs.c.result.type),
-        error=bindparam("new_error"),
-        finished_at=bindparam("finished"),
-        updated_at=bindparam("now"),
-        version=jobs.c.version + 1,
-    )
-)
-
-FORGET = Statement(
-    update(jobs)
-    .where(jobs.c.seq == bindparam("number"))
-    .values(payload=bindparam("nothing", type_=jobs.c.payload.type))
 )
 
 
@@ -138,49 +106,8 @@ def claim(conn: Connection, worker_id: str, lane: str, priority: int, most: int,
     """Take up to so many jobs of a lane and a priority whose time has come, those that wait longest first."""
     claimed = CLAIM.all(conn, its_lane=lane, its_priority=priority, now=now, most=most, worker=worker_id)
     claimed.sort(key=lambda job: (job["run_at"], job["seq"]))
-    TELL.run_many(conn, [{"job_seq": job["seq"], "at": now, "event": "claimed", "detail": None} for job in claimed])
+    tell_all(conn, [(job, Event(now, "claimed")) for job in claimed])
     return claimed
-
-
-def settle(conn: Connection, job: Row, outcome: Outcome, now: int) -> bool:
-    """Record what came of an attempt. False: it is no longer this attempt's to say, and nothing was changed.
-
-    `job` is its row as `claim` gave it.
-    """
-    match outcome:
-        case Done(result=result):
-            return end(conn, job, now, events=outcome.events, result=result)
-        case Failed(error=error):
-            return end(conn, job, now, events=outcome.events, error=error)
-        case Again(error=error) if job["attempts"] >= job["max_attempts"]:
-            return end(conn, job, now, events=outcome.events, error=error)
-        case Again(error=error, after=after):
-            wait = backoff(job["attempts"]) if after is None else after
-            event = Event(now, "retry", f"{error} Tried again in {wait / 1000:.1f} s."[:DETAIL])
-            return _move(conn, job, PENDING, now, [*outcome.events, event], then=now + wait, error=error)
-        case Awaiting(within=within):
-            return _move(conn, job, PROCESSING, now, [*outcome.events, Event(now, "accepted")], then=now + within)
-        case GivenBack(why=why):  # the number of the attempt stays used, as the fence, so there is one more of them
-            most = job["max_attempts"] + 1
-            return _move(conn, job, PENDING, now, [*outcome.events, Event(now, "given back", why)], most=most)
-    raise TypeError(f"{outcome!r} is no outcome")
-
-
-def end(
-    conn: Connection, job: Row, now: int, *, events: Iterable[Event] = (), result: Any = None, error: str | None = None
-) -> bool:
-    """End a job, complete with its result or failed with an error. As `settle`."""
-    status = COMPLETE if error is None else FAILED
-    told = [*events, Event(now, status, error and error[:DETAIL])]
-    moved = _move(conn, job, status, now, told, finished=now, result=result, error=error)
-    known = KINDS.get(job["kind"])
-    if moved and error is None and known and known.forgets:
-        FORGET.run(conn, number=job["seq"], nothing=None)
-    if moved and known and known.audited:
-        action = "job.completed" if error is None else "job.failed"
-        after = {"status": status, "vendor_type": job["lane"], "attempts": job["attempts"]}
-        audit_trail.append(conn, action, job["id"], after=after)
-    return moved
 
 
 def cancel(conn: Connection, job: Row, now: int) -> Row:
@@ -190,7 +117,7 @@ def cancel(conn: Connection, job: Row, now: int) -> Row:
     """
     if job["status"] not in (PENDING, PROCESSING):
         raise Conflict(f"The job is {job['status']} already.")
-    _move(conn, job, CANCELLED, now, [Event(now, CANCELLED)], finished=now)
+    move(conn, job, CANCELLED, now, [Event(now, CANCELLED)], finished=now)
     return _found(conn, job)
 
 
@@ -199,7 +126,7 @@ def retry(conn: Connection, job: Row, now: int) -> Row:
     if job["status"] not in (FAILED, CANCELLED):
         raise Conflict(f"The job is {job['status']}: only one that failed or was cancelled can be tried again.")
     most = job["attempts"] + attempts(conn, job["kind"], job["lane"])
-    _move(conn, job, PENDING, now, [Event(now, "retried")], then=now, most=most)
+    move(conn, job, PENDING, now, [Event(now, "retried")], then=now, most=most)
     after_commit(conn, bells().ring)
     return _found(conn, job)
 
@@ -208,56 +135,6 @@ def attempts(conn: Connection, kind: str, lane: str) -> int:
     """Return how many attempts a job gets."""
     vendor = vendors.by_name(conn, lane)
     return int(vendor["attempts"]) if vendor else KINDS[kind].attempts
-
-
-def tell(conn: Connection, job: Row, *events: Event) -> None:
-    """Add to the history of a job."""
-    TELL.run_many(
-        conn,
-        [{"job_seq": job["seq"], "at": at, "event": name, "detail": detail} for at, name, detail in events],
-    )
-
-
-def backoff(attempts: int) -> int:
-    """Return for how many milliseconds to leave a job alone that has failed so often.
-
-    Anything up to twice the last bound ("full jitter"), so that those who failed together do not come back together:
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
-    return random.randrange(min(LONGEST_BACKOFF, 1000 << min(attempts, 20)))  # noqa: S311 (jitter, no secret)
-
-
-def _move(
-    conn: Connection,
-    job: Row,
-    status: str,
-    now: int,
-    events: Iterable[Event],
-    *,
-    then: int | None = None,
-    most: int | None = None,
-    finished: int | None = None,
-    result: Any = None,
-    error: str | None = None,
-) -> bool:
-    """Give a job another status if it is still as the caller knows it, and tell its history. As `settle`."""
-    moved = MOVE.run(
-        conn,
-        number=job["seq"],
-        attempt=job["attempts"],
-        old_status=job["status"],
-        worker=job["worker_id"],
-        new_status=status,
-        then=now if then is None else then,
-        most=most or job["max_attempts"],
-        new_result=result,
-        new_error=error,
-        finished=finished,
-        now=now,
-    )
-    if moved:
-        tell(conn, job, *events)
-    return bool(moved)
 
 
 def _found(conn: Connection, job: Row) -> Row:

@@ -1,7 +1,7 @@
 """Calls vendors: one attempt is one POST, outside of any transaction, and what its answer means.
 
 The vendor learns which job it is by `Idempotency-Key`, so that one call too many does no harm, and who calls by the
-signature of Standard Webhooks (https://www.standardwebhooks.com). docs/vendors.md is for those who write the other side.
+signature of Standard Webhooks (https://www.standardwebhooks.com). docs/vendors.md is for who writes the other side.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from flask import current_app
 from api import db
 from api.jobs import mock_vendors
 from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, Job, Outcome, kind
-from api.outgoing.calls import CallFailed, Reply, post
+from api.outgoing.calls import Reply, post
+from api.outgoing.failures import CallFailed
 from api.settings import Settings
 from api.statements import Row
 from api.trace import trace
@@ -103,7 +104,7 @@ def _excerpt(body: bytes) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> int | None:
-    """Return for how many milliseconds a vendor wants to be left alone (RFC 9110, 10.2.3), or None if it is not said."""
+    """Return for how many milliseconds a vendor wants to be left alone (RFC 9110, 10.2.3), or None."""
     text = (headers.get("Retry-After") or "").strip()
     try:
         seconds = int(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from api import db, metrics
 from api.errors import Conflict, NotFound
-from api.jobs import queue
+from api.jobs import outcomes, queue
 from api.jobs.kinds import Event
 from api.observe import note
 from api.statements import Row, Statement
@@ -47,9 +47,9 @@ def receive(conn: Connection, vendor: str, webhook_id: str, told: Row, now: int)
     job = queue.get(conn, told["request_id"])
     if job is None or job["lane"] != vendor:
         raise NotFound(f"{vendor} has no job {told['request_id']}.")
-    if job["status"] == queue.PENDING and not job["attempts"]:
+    if job["status"] == outcomes.PENDING and not job["attempts"]:
         raise Conflict("The job was not handed to the vendor yet.")
-    if job["status"] not in (queue.PENDING, queue.PROCESSING):
+    if job["status"] not in (outcomes.PENDING, outcomes.PROCESSING):
         return said | {"outcome": "ignored", "reason": _ignored(conn, job, webhook_id, now)}
     return said | {"outcome": _ended(conn, job, webhook_id, told, now)}
 
@@ -71,14 +71,14 @@ def _ended(conn: Connection, job: Row, webhook_id: str, told: Row, now: int) -> 
     """End a job that is under way, or that waits to be tried again because the webhook was late."""
     came = [Event(now, "webhook", webhook_id)]
     if told["status"] == "failed":
-        queue.end(conn, job, now, events=came, error=told["error"] or UNSAID)
+        outcomes.end(conn, job, now, events=came, error=told["error"] or UNSAID)
         return "failed"
-    queue.end(conn, job, now, events=came, result=told["result"])
+    outcomes.end(conn, job, now, events=came, result=told["result"])
     return "completed"
 
 
 def _ignored(conn: Connection, job: Row, webhook_id: str, now: int) -> str:
     """Let it be seen that a webhook came for a job that had ended. Return why it changes nothing."""
     reason = f"The job is {job['status']} already."
-    queue.tell(conn, job, Event(now, "webhook", f"{webhook_id}: ignored. {reason}"[: queue.DETAIL]))
+    outcomes.tell(conn, job, Event(now, "webhook", f"{webhook_id}: ignored. {reason}"[: outcomes.DETAIL]))
     return reason

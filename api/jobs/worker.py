@@ -10,25 +10,22 @@ from contextlib import suppress
 from typing import Any
 
 import gevent
-import orjson
 from flask import Flask
 from gevent.event import Event as Flag
 from sqlalchemy.exc import DBAPIError
 
-from api import db, metrics, sqlite
-from api.errors import Refusal, Unavailable
-from api.jobs import kinds, lanes, queue, workers
+from api import db, sqlite
+from api.errors import Unavailable
+from api.jobs import attempts, lanes, outcomes, workers
 from api.jobs.bell import Bell, bells
 from api.jobs.clock import Clock
-from api.jobs.kinds import Again, Done, Failed, GivenBack, Job, Kind, Outcome
+from api.jobs.kinds import Again, GivenBack, Outcome
 from api.statements import Row
 
 LOOK_SECONDS = 1.0  # how long an idle worker waits at the most: the bell is only a hint
 LOOKOUT_SECONDS = 5.0  # how often to look whether another worker is gone
 GRACE_SECONDS = 20.0  # for the jobs that are under way when it is told to end
 BUSY_SECONDS = 0.5  # after a fault of the database, before it is tried again
-MAX_RESULT = 1 << 20  # bytes
-UNKNOWN_KIND_MS = 30_000  # a job of a newer version: a newer worker will come by
 
 log = logging.getLogger("walnut.jobs")
 
@@ -102,11 +99,11 @@ class Worker:
         """Record outcomes and claim new jobs, in one transaction."""
         now = self._clock.now()
         with db.writing() as conn:
-            told = [(job, outcome, queue.settle(conn, job, outcome, now)) for job, outcome in ended]
+            told = [(job, outcome, outcomes.settle(conn, job, outcome, now)) for job, outcome in ended]
             self._judge(conn, told, now)
             claims = lanes.claim(conn, self.id, self._mine, places, now) if places else lanes.Claims([], self._again_at)
         for job, outcome, kept in told:
-            _note(job, outcome, kept=kept)
+            attempts.note(job, outcome, kept=kept)
         return claims
 
     def _judge(self, conn: Any, told: list[tuple[Row, Outcome, bool]], now: int) -> None:
@@ -141,11 +138,8 @@ class Worker:
             gevent.sleep(early / 1000)
             if self._clock.now() - begin_at > lanes.LATE:
                 return GivenBack(why="The worker was too busy to begin on time.")
-        known = kinds.KINDS.get(job["kind"])
-        if known is None:
-            return Again(error=f"This worker does not know the kind {job['kind']}.", after=UNKNOWN_KIND_MS)
         with self._app.app_context():
-            return _tried(known, _seen_by_its_kind(job))
+            return attempts.carried_out(job)
 
     def _finish(self) -> None:
         """Let what is under way end, give back what does not, and go."""
@@ -192,52 +186,3 @@ class Worker:
             log.warning("a worker is gone", extra={"worker_id": worker_id})
             bells().forget(worker_id)
         self._stir.set()
-
-
-def _seen_by_its_kind(job: Row) -> Job:
-    own = (job[name] for name in ("id", "kind", "lane", "payload", "attempts", "traceparent", "created_at"))
-    return Job(*own)
-
-
-def _tried(known: Kind, job: Job) -> Outcome:
-    """Return what a kind makes of a job, within its time. A fault of its own is one that may pass."""
-    deadline = gevent.Timeout(known.seconds)
-    try:
-        with deadline:
-            outcome = known.run(job)
-    except gevent.Timeout as timeout:
-        if timeout is not deadline:
-            raise
-        return Again(error=f"It took longer than {known.seconds:g} s.", to_blame=True)
-    except Refusal as refusal:
-        return Again(error=refusal.detail)
-    except Exception as error:
-        log.exception("a job went wrong", extra={"job_id": job.id, "kind": job.kind})
-        return Again(error=f"The kind {job.kind} has a fault ({type(error).__name__}). The log has more.")
-    return _storable(outcome)
-
-
-def _storable(outcome: Outcome) -> Outcome:
-    """Return the outcome, or that it failed if its result is nothing that the database can keep."""
-    if not isinstance(outcome, Outcome):
-        return Failed(error=f"Its kind has a fault: {outcome!r} is no outcome.")
-    if not isinstance(outcome, Done):
-        return outcome
-    try:
-        size = len(orjson.dumps(outcome.result))
-    except TypeError as error:
-        return Failed(events=outcome.events, error=f"Its result is nothing that JSON can say ({error}).")
-    if size > MAX_RESULT:
-        return Failed(events=outcome.events, error=f"Its result is larger than {MAX_RESULT >> 10} KiB.")
-    return outcome
-
-
-def _note(job: Row, outcome: Outcome, *, kept: bool) -> None:
-    """Tell the log and the metrics how an attempt ended."""
-    name = type(outcome).__name__.lower() if kept else "late"
-    metrics.JOB_OUTCOMES.labels(job["kind"], name).inc()
-    if log.isEnabledFor(logging.INFO):
-        facts = {"job_id": job["id"], "kind": job["kind"], "lane": job["lane"], "attempt": job["attempts"]}
-        trace = {"trace_id": job["traceparent"].split("-")[1]} if job["traceparent"] else {}
-        reason = {"reason": outcome.error} if isinstance(outcome, Failed | Again) else {}
-        log.info("job", extra=facts | {"outcome": name} | trace | reason)

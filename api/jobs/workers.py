@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
-from api.jobs import queue
+from api.jobs import outcomes
 from api.jobs.kinds import Again
 from api.jobs.queue import BY_PROCESSING, IS_PROCESSING
 from api.statements import Row, Statement
@@ -109,7 +109,7 @@ def rescue(conn: Connection, gone: list[str], now: int) -> list[Row]:
     found = [(job, DIED) for worker_id in gone for job in LEFT.all(conn, worker=worker_id, most=BATCH)]
     found += [(job, SILENT) for job in overdue(conn, now)]
     for job, why in found:
-        queue.settle(conn, job, Again(error=why), now)
+        outcomes.settle(conn, job, Again(error=why), now)
     for worker_id in gone:
         if LEFT.first(conn, worker=worker_id, most=1) is None:
             leave(conn, worker_id)

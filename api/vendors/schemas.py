@@ -7,7 +7,7 @@ from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from api.vendors import keys
 from api.vendors.pace import pace
-from api.web import Timestamp, WholeNumber
+from api.web import Timestamp, WholeNumber, YesOrNo
 
 MODES = ("sync", "async")
 SORTS = ("name", "created_at")
@@ -61,12 +61,7 @@ class Terms(Schema):
     attempts = WholeNumber(
         load_default=5, validate=Range(1, 50), metadata={"description": "How often a job is tried at the most."}
     )
-    active = fields.Boolean(
-        load_default=True,
-        truthy={True},
-        falsy={False},
-        metadata={"description": "false: the vendor is not called, and its jobs wait."},
-    )
+    active = YesOrNo(load_default=True, metadata={"description": "false: the vendor is not called, and its jobs wait."})
 
 
 class VendorIn(Terms):

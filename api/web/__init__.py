@@ -4,7 +4,7 @@ from api.web.access_tokens import access_token, bearer
 from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
-from api.web.fields import Timestamp, WholeNumber
+from api.web.fields import Timestamp, WholeNumber, YesOrNo
 from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
@@ -20,6 +20,7 @@ __all__ = [
     "Resource",
     "Timestamp",
     "WholeNumber",
+    "YesOrNo",
     "access_token",
     "actor",
     "bearer",

@@ -48,3 +48,14 @@ class WholeNumber(fields.Integer):
         if type(value) is not int:
             raise self.make_error("invalid")
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class YesOrNo(fields.Boolean):
+    """A boolean as JSON writes it: neither "yes", nor 1."""
+
+    default_error_messages = {"invalid": "Must be true or false."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if type(value) is not bool:
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)

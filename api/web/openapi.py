@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 
 from api.version import __version__
 from api.web.contract import Contract
-from api.web.fields import Timestamp, WholeNumber
+from api.web.fields import Timestamp, WholeNumber, YesOrNo
 from api.web.guard import PUBLIC, SIGNED_IN
 from api.web.lists import has_cursors
 from api.web.openapi_responses import PROBLEM, responses
@@ -53,6 +53,7 @@ def document(app: Flask, version: int) -> dict[str, Any]:
     )
     plugin.map_to_openapi_type(Timestamp, "string", "date-time")  # type: ignore[no-untyped-call]
     plugin.map_to_openapi_type(WholeNumber, "integer", None)  # type: ignore[no-untyped-call]
+    plugin.map_to_openapi_type(YesOrNo, "boolean", None)  # type: ignore[no-untyped-call]
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
     spec.components.schema("Problem", PROBLEM)
     for rule, contract, method in routes(app, version):

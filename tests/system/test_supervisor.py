@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from api import supervisor
+from api import settings, supervisor
 from api.errors import SettingsError
 from tests.conftest import ended, start_python
 
 SUPERVISE = """
 import sys
-from api import supervisor
+from api import settings, supervisor
 from api.supervisor import Program, Supervisor
 supervisor.BOOT_SECONDS = float(sys.argv[1])
 sleep, supervisor.time.sleep = supervisor.time.sleep, lambda seconds: sleep(seconds / 20)
@@ -155,7 +155,7 @@ def test_a_hangup_is_passed_on(supervise):
 
 END_WITH_PARENT = """
 import os, subprocess, sys, time
-from api import supervisor
+from api import settings, supervisor
 if len(sys.argv) > 1:
     supervisor.end_with_parent(sys.argv[1])
     print("ready", flush=True)
@@ -203,7 +203,7 @@ def test_without_a_supervisor_nothing_is_asked_of_the_kernel():
     [("127.0.0.1", 3000, "127.0.0.1:3000"), ("::1", 80, "[::1]:80"), ("localhost", 1, "localhost:1")],
 )
 def test_an_address_is_written_as_in_a_url(host, port, written):
-    assert supervisor.address(host, port) == written
+    assert settings.address(host, port) == written
 
 
 def test_a_port_in_use_is_refused_in_one_line():
