@@ -38,8 +38,8 @@ def main() -> int:
     """Measure, print, and return the exit status."""
     given = _arguments()
     with machine.folder_on_disk() as folder:
-        limits = NO_LIMITS | {"RATE_LIMIT_JOBS": "leaky-bucket 1000000 leak 100000/s", "MOCK_VENDORS": "true"}
-        with Serving(folder / "instance", APP_ENV="production", JWT_SECRET=os.urandom(24).hex(), **limits) as walnut:
+        limits = NO_LIMITS | {"RATE_LIMIT_JOBS": "leaky-bucket 1000000 leak 100000/s"}
+        with Serving(folder / "instance", **limits) as walnut:
             before = machine.ticks()
             code, metrics = play(walnut, folder, given.users, given.seconds)
             busy = machine.busy_since(before)
