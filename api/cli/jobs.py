@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -145,7 +144,7 @@ def _watched(until: float) -> dict[str, int]:
             time.sleep(LOOK_SECONDS)
             before, left = sum(left.values()), _left()
             advance(max(0, before - sum(left.values())))
-            if not sys.stderr.isatty() and time.monotonic() - said > SAY_SECONDS:
+            if not tables.a_person_looks() and time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
                 click.echo(f"{_counted(left)}.", err=True)
     return left

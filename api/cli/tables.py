@@ -34,6 +34,11 @@ def short(text: str) -> str:
     return plain if len(text) <= LONGEST else f"{plain}... (--json shows all of it)"
 
 
+def a_person_looks() -> bool:
+    """Tell whether a terminal shows what is said meanwhile."""
+    return sys.stderr.isatty()
+
+
 def _nothing(_count: int) -> None:
     pass
 
@@ -41,7 +46,7 @@ def _nothing(_count: int) -> None:
 @contextmanager
 def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
     """Yield a function that says how many more are done: to a person who looks, by a bar; otherwise to nobody."""
-    if not sys.stderr.isatty() or not total:
+    if not total or not a_person_looks():
         yield _nothing
         return
     with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
