@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import sys
 import tempfile
 import time
@@ -331,6 +332,19 @@ def scene_stale() -> Any:
             outcome(server.url, calls=calls)
             found[name] = outcome(server.url, calls=calls, headers=headers) | {"requests": server.requests}
         calls.close()
+
+    def reset(server: Server, sock: Any) -> None:
+        server.send(sock, OK if server.requests == 1 else HEAD)
+        if server.requests == 2:
+            gevent.sleep(0.05)  # it has arrived
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise ConnectionAbortedError
+
+    calls = Calls()
+    with serving(reset) as server:
+        outcome(server.url, calls=calls)
+        found["reset after some"] = outcome(server.url, calls=calls, headers=KEY) | {"requests": server.requests}
+    calls.close()
 
     def hang_up(server: Server, sock: Any) -> None:
         server.send(sock, OK)

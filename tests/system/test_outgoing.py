@@ -107,6 +107,7 @@ def test_stale(found: dict[str, Any]) -> None:
         "without a key": ("connection", 2),
         "after a byte": ("malformed", 2),
         "after half of it": ("connection", 2),
+        "reset after some": ("connection", 2),
         "seen in time": (200, 2),
     }
     assert CLOSED in found["without a key"]["message"]
