@@ -22,7 +22,6 @@ from api.statements import Row
 from api.trace import trace
 from api.vendors import keys
 from api.vendors import queries as vendors
-from api.version import __version__
 
 MAY_PASS = {408, 425, 429}  # of the 4xx; any 5xx may
 OURS = {429}  # says nothing about how the vendor is
@@ -77,7 +76,6 @@ def _body(job: Job, vendor: Row, settings: Settings) -> bytes:
 def _headers(job: Job, vendor: Row, body: bytes) -> dict[str, str]:
     return {
         "Content-Type": "application/json",
-        "User-Agent": f"Walnut/{__version__}",
         "Idempotency-Key": job.id,
         "Walnut-Attempt": str(job.attempt),
         **keys.sign(vendor, job.id, db.now(), body),
