@@ -92,10 +92,18 @@ def engine(url: URL, *pragmas: str, mode: str = "rw") -> Engine:
         poolclass=NullPool,  # who needs connections again keeps them
         hide_parameters=True,  # errors end in the log, and parameters are people's data
         json_serializer=lambda value: orjson.dumps(value).decode(),
-        json_deserializer=orjson.loads,
+        json_deserializer=_json_value,
     )
     made.dialect.statement_compiler = Compiler
     return made
+
+
+def _json_value(stored: Any) -> Any:
+    """Return what a JSON column says. A bare number is stored as one, for SQLite takes the type JSON for a numeric one.
+
+    https://sqlite.org/datatype3.html#determination_of_column_affinity
+    """
+    return stored if isinstance(stored, int | float) else orjson.loads(stored)
 
 
 def _connect(url: URL, mode: str, pragmas: tuple[str, ...]) -> Any:

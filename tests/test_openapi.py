@@ -14,17 +14,25 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
 from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut
+from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
 from api.users.schemas import UserOut
+from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
 from api.web.output import shaper
 from api.web.versions import VERSIONS
 from tests.conftest import assert_problem
 
-ANSWERS = (TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut)
-BODIES = (TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn)
+ANSWERS = (
+    *(TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
+    *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut),
+)
+BODIES = (
+    *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),
+    *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
+)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -80,7 +88,9 @@ def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
     operations = [one for path in spec["paths"].values() for one in path.values()]
     ids = [one["operationId"] for one in operations]
     assert len(set(ids)) == len(ids)
-    assert {tag for one in operations for tag in one["tags"]} == {"auth", "users", "tasks", "audit", "ops"}
+    assert {tag for one in operations for tag in one["tags"]} == {
+        *("auth", "users", "tasks", "jobs", "vendors", "audit", "ops")
+    }
 
 
 def test_what_needs_a_token_says_so_and_what_does_not_does_not(spec, lasting_app, version):
@@ -140,6 +150,7 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
     task = admin("POST", "/tasks", {"title": "x", "tags": ["a"], "due_at": "2026-01-31T12:00:00Z"})
     path = f"/tasks/{task.json['id']}"
     account = {"username": "eve", "email": "eve@example.com", "password": "correct horse"}
+    acme = {"name": "acme", "url": "http://127.0.0.1:9/", "mode": "async"}
     asked = [
         (admin, "POST", "/tasks", "/tasks", {"title": "x"}, 201),
         (admin, "GET", path, "/tasks/{task_id}", None, 200),
@@ -168,6 +179,18 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
         (admin, "GET", "/audit?limit=0", "/audit", None, 422),
         (admin, "GET", "/audit/verify", "/audit/verify", None, 200),
         (user, "GET", "/audit", "/audit", None, 403),
+        (admin, "POST", "/vendors", "/vendors", acme, 201),
+        (admin, "POST", "/vendors", "/vendors", acme, 409),
+        (admin, "POST", "/vendors", "/vendors", acme | {"url": "nowhere"}, 422),
+        (user, "GET", "/vendors", "/vendors", None, 403),
+        (admin, "GET", "/vendors", "/vendors", None, 200),
+        (admin, "GET", "/vendors/acme", "/vendors/{name}", None, 200),
+        (admin, "PATCH", "/vendors/acme", "/vendors/{name}", {"limit": "5 per second"}, 200),
+        (admin, "POST", "/vendors/acme/secret", "/vendors/{name}/secret", {}, 200),
+        (anyone, "POST", "/webhooks/acme", "/webhooks/{vendor}", {"request_id": "x", "status": "complete"}, 401),
+        (anyone, "POST", "/webhooks/nobody", "/webhooks/{vendor}", {}, 404),
+        (admin, "DELETE", "/vendors/acme", "/vendors/{name}", None, 204),
+        (admin, "DELETE", "/vendors/acme", "/vendors/{name}", None, 404),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 204),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 404),
         (user, "POST", "/auth/logout", "/auth/logout", None, 204),
@@ -217,6 +240,7 @@ def values(field):
         fields.Integer: st.integers(-(2**63), 2**63 - 1),
         fields.Boolean: st.booleans(),
         fields.Dict: st.dictionaries(st.text(), st.integers()),
+        fields.Raw: st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=3),
     }
     if type(field) is fields.List:
         found = st.lists(values(field.inner), max_size=3)

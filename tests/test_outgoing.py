@@ -336,6 +336,18 @@ def test_a_header_is_one_header(headers):
         outgoing.post("http://127.0.0.1:1/", b"", headers, seconds=5, private=True)
 
 
+def whole_request(sock):
+    """Return all of a request: its head and its body are two packets."""
+    heard = b""
+    while part := sock.recv(65536):
+        heard += part
+        head, end, body = heard.partition(b"\r\n\r\n")
+        length = [int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:")]
+        if heard == b"stop" or (end and len(body) == length[0]):
+            break
+    return heard
+
+
 @pytest.fixture(scope="module")
 def vendor():
     """Answer each connection, after its first bytes, with what `vendor.says`, and hang up."""
@@ -348,7 +360,7 @@ def vendor():
         while True:
             sock, _ = listener.accept()
             with sock:
-                Vendor.heard.append(sock.recv(65536))
+                Vendor.heard.append(whole_request(sock))
                 if Vendor.heard[-1] == b"stop":
                     return
                 sock.sendall(Vendor.says)

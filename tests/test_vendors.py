@@ -18,7 +18,7 @@ from api.jobs import queue
 from api.secret_box import SecretBox
 from api.vendors import keys, mock, queries
 from api.vendors.pace import pace
-from tests.conftest import assert_problem, execute, rows, sign_up
+from tests.conftest import PROJECT, assert_problem, execute, rows, sign_up
 
 ACME = {"name": "acme", "url": "http://127.0.0.1:9/jobs", "mode": "async"}
 DAY = 24 * 3600 * 1000
@@ -355,6 +355,22 @@ def test_a_signature_may_stand_among_others(inside, vendor):
     own = headers["webhook-signature"]
     for among in (f"v1a,abc {own}", f"v2,x  {own} v1,", f"v1,{'A' * 43}= {own}"):
         assert keys.verify(vendor, headers | {"webhook-signature": among}, b"{}", db.now()) == "x"
+
+
+def test_the_vendor_in_the_docs_understands_us_and_we_understand_it(inside, vendor, acme):
+    """docs/vendors.md has a whole vendor in Python: what it verifies and signs is held against what is done here."""
+    text = (PROJECT / "docs" / "vendors.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    theirs = {"__name__": "vendor"}
+    exec(compile(source, "docs/vendors.md", "exec"), theirs)
+    ours = Headers(keys.sign(vendor, "msg", db.now(), b'{"a": 1}'))
+    assert theirs["is_genuine"](acme["secret"], ours, b'{"a": 1}')
+    assert not theirs["is_genuine"](acme["secret"], ours, b'{"a": 2}')
+    assert not theirs["is_genuine"](OWN, ours, b'{"a": 1}')
+    late = Headers(keys.sign(vendor, "msg", db.now() - 360_000, b"{}"))
+    assert not theirs["is_genuine"](acme["secret"], late, b"{}")
+    body, headers = theirs["webhook"](acme["secret"], {"request_id": "x", "status": "complete"})
+    assert keys.verify(vendor, headers, body, db.now()) == headers["webhook-id"]
 
 
 # ---- pace

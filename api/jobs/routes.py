@@ -91,7 +91,7 @@ def retry_all(conn: Connection, body: dict[str, Any]) -> Any:
     return queries.described(queue.enqueue(conn, "maintenance", what, owner_id=actor()))
 
 
-@jobs.post("/webhooks/<vendor>", body=WebhookIn(), raw=True, returns=WebhookOut(), allow=PUBLIC, limit=None,
+@jobs.post("/webhooks/<vendor>", body=WebhookIn(), signed=True, returns=WebhookOut(), allow=PUBLIC, limit=None,
            transaction=False, problems=(401, 409))  # fmt: skip
 def webhook(vendor: str, body: bytes) -> Any:
     """Tell how a job ended. For its vendor, whose signature is checked before anything is read (Standard Webhooks)."""

@@ -100,10 +100,23 @@ class TlsConnection(Connection, HTTPSConnection):
         super().__init__(target, address, ssl_context=_tls(), **options)
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when its handshake is interrupted: nobody else has it yet, and gevent closes it on errors only."""
+
+    def do_handshake(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().do_handshake(*arguments, **options)
+        except BaseException:
+            self.close()
+            raise
+
+
 @functools.cache
 def _tls() -> ssl.SSLContext:
     """Return what TLS needs, read once: it takes tens of milliseconds."""
-    return ssl.create_default_context()
+    context = ssl.create_default_context()
+    context.sslsocket_class = _TlsSocket
+    return context
 
 
 def connected(target: Target, addresses: tuple[str, ...], seconds: float) -> Connection:

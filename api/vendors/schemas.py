@@ -22,7 +22,10 @@ LIMIT = {
     "capacity begin at once. null: as fast as jobs come.",
     "example": "10 per second",
 }
-SECRET = {"description": "whsec_ and the base64 of 24 to 64 bytes. Left out, a new one is made."}
+SECRET = {
+    "description": "whsec_ and the base64 of 24 to 64 bytes. Left out or null, a new one is made.",
+    "example": None,
+}
 
 
 def is_limit(text: str) -> None:

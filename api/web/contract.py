@@ -23,7 +23,7 @@ class Contract:
     allow: str  # the permission it needs, or guard.PUBLIC or guard.SIGNED_IN
     body: Schema | None = None
     max_body: int = MAX_BODY  # bytes
-    raw: bool = False  # the view gets the body's bytes, to check them before it lets `parsed_body` read them
+    signed: bool = False  # the view gets the body's bytes, to verify them before it has `parsed_body` read them
     query: Schema | None = None
     returns: Schema | None = None
     many: bool = False  # answers with a part of a list of `returns`
@@ -51,8 +51,8 @@ class Contract:
     def __post_init__(self) -> None:
         if not self.transaction and (self.idempotent or self.audit):
             raise TypeError("idempotent and audit need the corridor's transaction")
-        if self.raw and not self.body:
-            raise TypeError("raw is for a body, whose shape the API's document needs")
+        if self.signed and not self.body:
+            raise TypeError("what is signed is a body: declare its shape")
         if not self.deprecated and (self.sunset or self.successor):
             raise TypeError("sunset and successor are for what is deprecated")
         if any(moment and moment.tzinfo is None for moment in (self.deprecated, self.sunset)):

@@ -33,7 +33,7 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
             kwargs["query"] = g.query = load_query(contract.query, request.environ.get("QUERY_STRING", ""))
         if contract.body:
             data = body(contract.max_body)
-            kwargs["body"] = data if contract.raw else parsed_body(contract.body, data)
+            kwargs["body"] = data if contract.signed else parsed_body(contract.body, data)
         return view(**kwargs)
 
     return checked

@@ -39,6 +39,12 @@ KEY = {
     "pattern": r'^([!#-+\--~][!-+\--~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$',
 }  # web/idempotency.py
 
+SIGNATURE = {  # https://www.standardwebhooks.com; api/vendors/keys.py
+    "webhook-id": {"type": "string", "description": "The same each time a message is sent.", "example": "msg_2KWPBgLl"},
+    "webhook-timestamp": {"type": "string", "description": "Seconds since 1970.", "example": "1767225600"},
+    "webhook-signature": {"type": "string", "description": "v1, and the base64 of an HMAC.", "example": "v1,K5oZfzN9…"},
+}
+
 
 def document(app: Flask, version: int) -> dict[str, Any]:
     """Return the OpenAPI document of one version."""
@@ -122,6 +128,9 @@ def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}, "in": "header", "required": False}
     if contract.idempotent:
         yield text | {"name": "Idempotency-Key", "description": IDEMPOTENCY_KEY, "schema": KEY}
+    if contract.signed:
+        for name, schema in SIGNATURE.items():
+            yield text | {"name": name, "required": True, "schema": schema}
     if contract.conditional:
         yield text | {"name": "If-Match", "description": "The ETag you saw last: refused if it has changed since."}
     if contract.has_etag:

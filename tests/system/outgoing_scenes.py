@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import sys
 import tempfile
 import time
@@ -23,8 +24,7 @@ import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from api.outgoing import CallFailed, Calls
-from api.outgoing.connections import _tls
+from api.outgoing import CallFailed, Calls, connections, names
 from tests.system.certificates import Authority
 
 MB = 1_000_000
@@ -85,16 +85,31 @@ def plain_server(data: bytes) -> Iterator[int]:
     """Run a server that answers the first bytes it gets, whatever they are, and listens no more."""
 
     def serve(sock: Any, _: Any) -> None:
-        sock.recv(100)
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-        while sock.recv(65536):
-            pass
+        with contextlib.suppress(OSError):
+            sock.recv(100)
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(65536):
+                pass
 
     server = StreamServer(("127.0.0.1", 0), serve)
     server.start()
     yield server.server_port
     server.stop(0)
+
+
+@contextlib.contextmanager
+def full_at(address: str, port: int) -> Iterator[int]:
+    """Listen, with a queue that is full: what connects now waits."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 def says(data: bytes) -> Callable[[Server, Any], None]:
@@ -169,22 +184,15 @@ def scene_late() -> Any:
 
 def scene_late_at_the_door() -> Any:
     """The same for a server that does not read, does not shake hands, or does not accept."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         ways = {
             "not read": (f"http://127.0.0.1:{port}/", b"x" * 30 * MB),
             "no handshake": (f"https://127.0.0.1:{port}/", b""),
         }
         found = {name: outcome(url, 0.4, body=body) for name, (url, body) in ways.items()}
-        full = [socket.socket() for _ in range(4)]  # its queue is full: what now connects waits
-        for sock in full:
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", port))
+    with full_at("127.0.0.1", 0) as port:
         found["not accepted"] = outcome(f"http://127.0.0.1:{port}/", 0.4)
-        for sock in full:
-            sock.close()
     return found
 
 
@@ -325,6 +333,19 @@ def scene_stale() -> Any:
             found[name] = outcome(server.url, calls=calls, headers=headers) | {"requests": server.requests}
         calls.close()
 
+    def reset(server: Server, sock: Any) -> None:
+        server.send(sock, OK if server.requests == 1 else HEAD)
+        if server.requests == 2:
+            gevent.sleep(0.05)  # it has arrived
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise ConnectionAbortedError
+
+    calls = Calls()
+    with serving(reset) as server:
+        outcome(server.url, calls=calls)
+        found["reset after some"] = outcome(server.url, calls=calls, headers=KEY) | {"requests": server.requests}
+    calls.close()
+
     def hang_up(server: Server, sock: Any) -> None:
         server.send(sock, OK)
         sock.shutdown(socket.SHUT_RDWR)
@@ -377,8 +398,52 @@ def scene_next_address() -> Any:
     with serving(says(OK)) as server:
         found = outcome(server.url.replace("127.0.0.1", "vendor.test"), calls=calls)
         closed = outcome("http://vendor.test:1/", calls=calls)
+        with full_at("127.0.0.9", server.port):
+            patient = Calls(lookup)
+            hangs = outcome(server.url.replace("127.0.0.1", "vendor.test"), 1.0, calls=patient)  # half for each address
+            patient.close()
     calls.close()
-    return {"found": found, "closed": closed}
+    return {"found": found, "closed": closed, "hangs": hangs}
+
+
+def scene_moved() -> Any:
+    """A connection to where the name was is not used for where it is."""
+    address = "127.0.0.1"
+
+    def lookup(*_: Any, **__: Any) -> Any:
+        return [(0, 0, 0, "", (address, 0))]
+
+    calls, names.KEPT_SECONDS = Calls(lookup), 0.0
+    found = {}
+    with serving(says(OK)) as server:
+        url = server.url.replace("127.0.0.1", "vendor.test")
+        found["before"] = outcome(url, calls=calls)
+        address = "127.0.0.2"
+        found["moved"] = outcome(url, calls=calls)
+        address = "127.0.0.1"
+        found["back"] = outcome(url, calls=calls)
+    calls.close()
+    return found
+
+
+def scene_kept() -> Any:
+    """Not every connection is kept, and none for long."""
+    calls, connections.MAX_KEPT, connections.KEPT_SECONDS = Calls(), 3, 0.2
+    found = {}
+    with serving(says(OK)) as server:
+
+        def opened() -> int:
+            gevent.sleep(0.02)
+            return len([sock for sock in sockets() if sock.getsockname()[1] == server.port])
+
+        gevent.joinall([gevent.spawn(outcome, server.url, calls=calls) for _ in range(10)])
+        found["at most"], found["open"] = len(calls._kept._waiting), opened()
+        gevent.sleep(0.3)
+        outcome(server.url, calls=calls)
+        found["expired"] = opened()
+        calls.close()
+        found["closed"] = opened()
+    return found
 
 
 def scene_proxy() -> Any:
@@ -392,19 +457,19 @@ def scene_tls() -> Any:
     """The certificate is for the name, by an authority that this machine trusts."""
     trusted, other = Authority(), Authority()
     found: dict[str, Any] = {}
-    names: list[str | None] = []
+    asked_for: list[str | None] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SSL_CERT_FILE"] = trusted.certificate_in(folder)
-        _tls.cache_clear()
+        connections._tls.cache_clear()
 
         def context(authority: Authority, *hosts: str) -> ssl.SSLContext:
             made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             made.load_cert_chain(authority.pair_in(folder, *hosts))
-            made.sni_callback = lambda _, name, __: names.append(name)
+            made.sni_callback = lambda _, name, __: asked_for.append(name)
             return made
 
-        def lookup(*_: Any, **__: Any) -> Any:
-            return [(0, 0, 0, "", ("127.0.0.1", 0))]
+        def lookup(*_: Any, **__: Any) -> Any:  # nobody is at the second one
+            return [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.1", "127.0.0.2")]
 
         for name, authority, hosts, host in [
             ("right", trusted, ["vendor.test"], "vendor.test"),
@@ -420,7 +485,7 @@ def scene_tls() -> Any:
             calls.close()
         with plain_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
             found["no TLS there"] = outcome(f"https://127.0.0.1:{port}/")
-    return found | {"names": names}
+    return found | {"names": asked_for}
 
 
 def scene_ended_by_the_caller() -> Any:
@@ -471,6 +536,7 @@ class Ticker:
 
 def main(names: list[str]) -> None:
     """Run the scenes, and print what each has to say, with what it left behind."""
+    gevent.get_hub().NOT_ERROR += (ssl.SSLError,)  # of the server's side, when its certificate is not accepted
     warm = outcome("http://localhost:1/")  # the resolver's threads, and what is imported late
     results: dict[str, Any] = {"warm": warm}
     for name in names:
