@@ -48,18 +48,14 @@ def _scheme(*schemes: str) -> Callable[[str], None]:
     return check
 
 
-def _mailbox(text: str) -> None:
-    try:
-        mail_addresses.mailbox(text)
-    except ValueError as error:
-        raise ValidationError(f"It {error}. Write walnut@example.com, or Walnut <walnut@example.com>.") from None
+def _readable(read: Callable[[str], object]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        try:
+            read(text)
+        except ValueError as error:
+            raise ValidationError(f"It {error}.") from None
 
-
-def _mail_server(url: str) -> None:
-    try:
-        smtp.parse(url)
-    except ValueError as error:
-        raise ValidationError(f"It {error}.") from None
+    return check
 
 
 def _origins(origins: Sequence[str]) -> None:
@@ -108,8 +104,8 @@ class Settings:
         "", "first: the first account may ask for role admin; never", validate.OneOf(("first", "never"))
     )
     require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
-    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _mail_server)
-    mail_from: str = _setting("", "sender of mail", _mailbox)
+    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _readable(smtp.parse))
+    mail_from: str = _setting("", "sender of mail", _readable(mail_addresses.mailbox))
     public_url: str = _setting("", "how people reach this server, for links in mail", _scheme("http", "https"))
     rate_limit_default: str = _setting(
         "token-bucket 100 refill 10/s", "per user, or per address when anonymous", _limit

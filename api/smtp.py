@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 CONNECT_SECONDS = 10.0  # for each address of the server, and for its greeting
 ANSWER_SECONDS = 30.0  # for each answer; the whole has the time of its job
 QUIT_SECONDS = 1.0  # the mail is the server's by then
+EXAMPLE = "smtp://user:password@mail.example.com:587 or smtps://mail.example.com"
 PORTS = {"smtp": 587, "smtps": 465}  # RFC 6409, RFC 8314
 LEAVING = 421  # what it may say at any time
 ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?!\S)")  # RFC 3463
@@ -50,17 +51,21 @@ class Deferred(Exception):
 
 def parse(url: str) -> Server:
     """Return the server that a URL names. User and password are percent-encoded. Raises ValueError, without them."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = PORTS.get(parts.scheme) if parts.port is None else parts.port
+    except ValueError:  # its message may hold the password
+        raise ValueError(f"is no address like {EXAMPLE}") from None
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if parts.scheme not in PORTS or not parts.hostname or parts.port == 0:
-        raise ValueError("is no address like smtp://user:password@mail.example.com:587 or smtps://mail.example.com")
+    if parts.scheme not in PORTS or not parts.hostname or not port:
+        raise ValueError(f"is no address like {EXAMPLE}")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("has something after the host. Percent-encode / ? and # in the password: %2F %3F %23")
     if bool(user) != bool(password):
         raise ValueError("names a user without a password, or a password without a user")
     if not re.fullmatch("[ -~]*", user + password):
         raise ValueError("has a user or a password with other characters than ASCII's, which SMTP cannot say")
-    return Server(parts.hostname, parts.port or PORTS[parts.scheme], parts.scheme == "smtps", user, password)
+    return Server(parts.hostname, port, parts.scheme == "smtps", user, password)
 
 
 def hand_over(server: Server, sender: str, recipient: str, mail: bytes) -> None:

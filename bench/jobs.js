@@ -11,7 +11,8 @@ import { Counter } from "k6/metrics";
 const API = `${__ENV.WALNUT_URL || "http://localhost:3000"}/api/v1`;
 const JSON_IN = { "Content-Type": "application/json" };
 const PASSWORD = "correct horse";
-const ACCOUNTS = 5; // shared by all
+const USERS = Number(__ENV.VUS || 200);
+const ACCOUNTS = Math.min(5, Math.ceil(USERS / 10)); // shared by all
 const THINK = 1; // seconds, about
 const POLLS = 15; // before a job counts as stuck
 const QUICK = ["p(95)<50"]; // milliseconds
@@ -24,7 +25,7 @@ export const options = {
   scenarios: {
     people: {
       executor: "constant-vus",
-      vus: Number(__ENV.VUS || 200),
+      vus: USERS,
       duration: __ENV.DURATION || "60s",
       gracefulStop: "20s",
     },

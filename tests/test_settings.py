@@ -104,6 +104,14 @@ def test_nonsense_is_refused_with_one_line_that_names_the_variable(configure, na
 
 def test_the_message_does_not_show_a_secret(configure):
     assert "hush" not in refused(configure, JWT_SECRET="hush")
+    for url in (
+        "smtp://me:hush@",
+        "smtp://me:hush@a.de/x",
+        "smtp://:hush@a.de",
+        "smtp://me:hush@a.de:b",
+        "smtp://me:hush/@b",
+    ):
+        assert "hush" not in refused(configure, SMTP_URL=url)
 
 
 def test_without_variables_everything_has_the_default_it_documents(configure):
