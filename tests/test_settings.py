@@ -110,6 +110,7 @@ def test_the_message_does_not_show_a_secret(configure):
         "smtp://:hush@a.de",
         "smtp://me:hush@a.de:b",
         "smtp://me:hush/@b",
+        "smtp://me:hush\u2100@b",
     ):
         assert "hush" not in refused(configure, SMTP_URL=url)
 
