@@ -14,6 +14,7 @@ const PASSWORD = "correct horse";
 const USERS = Number(__ENV.VUS || 200);
 const ACCOUNTS = Math.min(5, Math.ceil(USERS / 10)); // shared by all
 const THINK = 1; // seconds, about
+const RAMP = Math.min(5, USERS / 20); // seconds within which they come
 const POLLS = 15; // before a job counts as stuck
 const QUICK = ["p(95)<50"]; // milliseconds
 
@@ -54,7 +55,7 @@ export function setup() {
 // What one person does, again and again.
 export default function (tokens) {
   const headers = { Authorization: `Bearer ${tokens[__VU % tokens.length]}` };
-  think(0.5); // nobody begins in the same moment
+  __ITER === 0 ? sleep(RAMP * Math.random()) : think(1); // nobody begins in the same moment
   const vendorPayload = { productId: `PROD-${__VU}-${__ITER}`, action: "fetch_details" };
   const answer = post("/jobs", { vendorType: "sync", vendorPayload }, headers, "POST /jobs");
   if (!check(answer, { "is taken in": (given) => given.status === 202 })) return;
