@@ -111,7 +111,7 @@ def move(
         old_status=job["status"],
         worker=job["worker_id"],
         new_status=status,
-        then=now if then is None else then,
+        then=job["run_at"] if then is None else then,
         most=most or job["max_attempts"],
         new_result=result,
         new_error=error,
