@@ -42,7 +42,11 @@ KEY = {
 SIGNATURE = {  # https://www.standardwebhooks.com; api/vendors/keys.py
     "webhook-id": {"type": "string", "description": "The same each time a message is sent.", "example": "msg_2KWPBgLl"},
     "webhook-timestamp": {"type": "string", "description": "Seconds since 1970.", "example": "1767225600"},
-    "webhook-signature": {"type": "string", "description": "v1, and the base64 of an HMAC.", "example": "v1,K5oZfzN9…"},
+    "webhook-signature": {
+        "type": "string",
+        "description": "v1, and the base64 of an HMAC.",
+        "example": "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+    },
 }
 
 
