@@ -80,7 +80,7 @@ def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
     operations = [one for path in spec["paths"].values() for one in path.values()]
     ids = [one["operationId"] for one in operations]
     assert len(set(ids)) == len(ids)
-    assert {tag for one in operations for tag in one["tags"]} == {"auth", "users", "tasks", "audit", "ops"}
+    assert {tag for one in operations for tag in one["tags"]} == {"auth", "users", "tasks", "audit", "events", "ops"}
 
 
 def test_what_needs_a_token_says_so_and_what_does_not_does_not(spec, lasting_app, version):

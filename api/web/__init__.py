@@ -1,11 +1,11 @@
 """The corridor every request walks through on its way to a room, and all that a room may import from it."""
 
-from api.web.access_tokens import access_token, bearer
+from api.web.access_tokens import access_token, bearer, presented
 from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
-from api.web.fields import Timestamp, WholeNumber
-from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller
+from api.web.fields import Timestamp, WholeNumber, rfc3339
+from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may, roles_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.limits import forgive, slow_down
 from api.web.lists import Listing
@@ -26,7 +26,11 @@ __all__ = [
     "clear_cache",
     "for_audit",
     "forgive",
+    "may",
+    "presented",
     "record",
+    "rfc3339",
+    "roles_of",
     "slow_down",
     "sweep_idempotency_keys",
     "unchanged_since",

@@ -26,6 +26,7 @@ class Contract:
     query: Schema | None = None
     returns: Schema | None = None
     many: bool = False  # answers with a part of a list of `returns`
+    streams: bool = False  # answers with server-sent events, whose data are `returns`
     status: int = 200
     location: bool = False  # says where the new thing is
     conditional: bool = False  # honours If-Match
