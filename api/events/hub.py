@@ -71,6 +71,7 @@ class Hub:
 
     def leave(self, listener: Listener) -> None:
         """Let somebody listen no longer."""
+        listener.leave()
         self._listeners.discard(listener)
         metrics.EVENT_LISTENERS.set(len(self._listeners))
 

@@ -72,6 +72,11 @@ class Listener:
         """Tell whether he may go on listening, if this is his role now; None: his session has ended."""
         return role == self.role and time.time() < self.expires_at
 
+    def leave(self) -> None:
+        """Let whoever answered him do something else."""
+        self.end()
+        self._greenlet = None
+
     def dismiss(self) -> None:
         """End it; when told so again, even if he does not take what is being sent."""
         if self._over:
