@@ -12,9 +12,10 @@ from api.events import hub as hubs
 from api.events import listeners, queries
 from api.events.listeners import Ear, Listener
 from api.events.queries import Position
+from api.events.schemas import Event as EventOnTheWire
 from api.jobs import bell, queue
 from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, GivenBack
-from tests.conftest import assert_problem, execute, rows, sign_up
+from tests.conftest import assert_problem, ended, execute, rows, sign_up, start_python
 
 WITHIN = 5.0  # seconds: for what takes some hundredths
 
@@ -45,6 +46,7 @@ class Ears:
             return None
         data = json.loads(fields["data"])
         assert fields["event"] == data["type"]
+        assert set(data) <= set(EventOnTheWire().fields)
         return data
 
     def hear(self, number=1):
@@ -235,6 +237,18 @@ def test_who_may_no_longer_hears_nothing_more(app, admin, how):
     others.close()
 
 
+def test_a_look_for_somebody_else_hands_him_nothing_either(app, admin, listen):
+    """Who joins makes the hub look, before its own time."""
+    alice = sign_up(app, "alice")
+    ears, before = listen(alice), listen(admin).last_id
+    assert alice("POST", "/auth/logout").status_code == 204
+    task = add(admin)
+    again = listen(admin, Last_Event_ID=before)
+    assert [one._waiting for one in app.extensions["events"]._listeners if one.role == "user"] == [0]
+    assert told(again.hear()) == [("task.created", task)]
+    assert ears.ended() == []
+
+
 def test_it_ends_with_the_token(make_app):
     app = make_app(ACCESS_TOKEN_TTL="1")
     alice = sign_up(app, "alice")
@@ -315,7 +329,7 @@ def test_an_empty_header_is_none_and_the_header_counts_first(admin, listen):
     assert listen(admin, f"?last_event_id={before}", Last_Event_ID=now).last_id == now
 
 
-@pytest.mark.parametrize("where", ["far back", "ahead", "removed"])
+@pytest.mark.parametrize("where", ["far back", "ahead", "ahead in the trail", "removed"])
 def test_who_cannot_go_on_is_told_to_begin_anew(app, admin, listen, monkeypatch, where):
     before = listen(admin).last_id
     job = submit(app, admin)
@@ -329,7 +343,7 @@ def test_who_cannot_go_on_is_told_to_begin_anew(app, admin, listen, monkeypatch,
     last = str(
         Position(*rows(app, "SELECT (SELECT max(seq) FROM audit_entries), (SELECT max(seq) FROM job_history)")[0])
     )
-    given = before if where != "ahead" else last.replace("-", "-9")
+    given = {"ahead": last.replace("-", "-9"), "ahead in the trail": f"9{last}"}.get(where, before)
     ears = listen(admin, Last_Event_ID=given)
     assert ears.hear() == [{"type": "reset"}]
     assert ears.last_id == last
@@ -483,6 +497,88 @@ def test_who_reads_slowly_gets_all_of_it_in_one_piece():
     assert slow.take() == b"0123456789"
 
 
+def test_who_has_left_is_not_cut_off():
+    """Whoever answered him may be answering the next request of the connection."""
+    seen = []
+
+    def answer():
+        one = listener()
+        one.leave()
+        seen.append(one)
+        gevent.sleep(0.05)
+        seen.append("the next answer")
+
+    answering = gevent.spawn(answer)
+    gevent.sleep(0.01)
+    seen[0].cut_off()
+    answering.join(1)
+    assert seen[1:] == ["the next answer"]
+
+
+def test_to_ask_for_commits_has_no_deadline(app, admin, monkeypatch, caplog):
+    """What a statement does adds up over all the times it is run, and a reader's deadline is long over by then."""
+    assert db.WATCHED_STEPS < 20_000 * 6
+    hub, asked = app.extensions["events"], []
+    hub._listeners.add(listener())
+
+    def version(conn):
+        asked.append(queries.DATA_VERSION.value(conn))
+        if len(asked) > 20_000:
+            hub._listeners.clear()
+        return asked[0]
+
+    monkeypatch.setattr(queries, "data_version", version)
+    monkeypatch.setattr(hubs, "roles_of", lambda *_: {"s": "user"})
+    monkeypatch.setattr(gevent, "sleep", lambda _: None)
+    reader = app.extensions["database"].reader()
+    reader.watch.until = 0.0
+    hub._watch(reader)
+    assert len(asked) > 20_000
+    assert not caplog.records
+    app.extensions["database"].keep(reader)
+
+
+def test_the_commits_of_this_process_and_of_others_are_seen(app, admin):
+    """`data_version` is blind to its own connection's commits only, and the one that asks never writes."""
+    with app.app_context(), db.reading(snapshot=False) as conn:
+        before = queries.data_version(conn)
+        assert queries.data_version(conn) == before
+        add(admin)
+        after = queries.data_version(conn)
+    assert after != before
+    ended(start_python(ELSEWHERE, app.extensions["database"].path))
+    with app.app_context(), db.reading(snapshot=False) as conn:
+        assert queries.data_version(conn) != after
+
+
+ELSEWHERE = """
+import sys
+from api.sqlite import driver
+with driver.connect(sys.argv[1]) as connection:
+    connection.execute("UPDATE users SET version = version + 1")
+connection.close()
+"""
+
+
+def test_many_are_told_a_few_at_a_time(app, monkeypatch):
+    monkeypatch.setattr(hubs, "TURN", 10)
+    turns = []
+    monkeypatch.setattr(gevent, "sleep", turns.append)
+    everybody = [listener() for _ in range(35)]
+    hubs._hand_out([queries.Event(Position(1, 0), None, True, b"task")], everybody)
+    assert len(turns) == 3
+    assert {one.take() for one in everybody} == {b"task"}
+
+
+def test_who_is_good():
+    one = listener()
+    assert one.is_good("user")
+    assert not one.is_good("admin")
+    assert not one.is_good(None)
+    one.expires_at = time.time()
+    assert not one.is_good("user")
+
+
 def test_who_waits_for_more_just_ends():
     one, seen = listener(), []
     waiting = gevent.spawn(lambda: seen.append(one.take()))
@@ -516,3 +612,18 @@ def test_a_session_lives_or_not_for_many_at_once(app, admin, user):
         found = hubs.roles_of(conn, [*sessions, "nobody's"])
     assert sorted(found.values()) == ["admin", "user"]
     assert set(found) == set(sessions)
+
+
+RAISES = """
+import resource
+from api.supervisor import allow_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4000))
+for number in (100, 3000, 2000, 9000):
+    allow_files(number)
+    print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_so_many_connections_may_be_open():
+    """As many as are asked for and the system permits; never less than before."""
+    assert ended(start_python(RAISES)).split("\n")[:4] == ["256 4000", "3000 4000", "3000 4000", "4000 4000"]

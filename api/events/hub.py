@@ -23,6 +23,7 @@ from api.web import roles_of
 
 LOOK_SECONDS = 0.05
 PART = 500  # of each log, read at once: a millisecond or two, in which nobody else is served
+TURN, TURN_SECONDS = 50, 0.001  # so many are handed something, then others of the process have a turn
 MOST_HERE, MOST_EACH = 2_000, 20  # listeners of a process, and of a user in it
 MOST_BEHIND = 10_000  # numbers of a log: who was away for longer than that begins anew
 LAST_WORDS_SECONDS = 0.5  # for who is being sent something when the server ends
@@ -151,7 +152,9 @@ def _hand_out(events: list[Event], listeners: Iterable[Listener]) -> None:
     """Give each listener his own of the events. Those who hear the same share the same bytes."""
     owners = {event.owner for event in events}
     pieces: dict[Ear, bytes] = {}
-    for listener in listeners:
+    for number, listener in enumerate(listeners, 1):
+        if number % TURN == 0:
+            gevent.sleep(TURN_SECONDS)
         ear = listener.ear
         if ear.all_jobs or ear.user_id not in owners:
             ear = ear._replace(user_id="")

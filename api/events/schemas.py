@@ -6,6 +6,8 @@ from marshmallow.validate import Regexp
 from api.events.queries import POSITION
 from api.web import Timestamp
 
+TYPE = "Also the event's name. `reset`, which has nothing else: too much was missed, so fetch all anew."
+
 
 class ListenQuery(Schema):
     """Where to go on."""
@@ -19,9 +21,9 @@ class ListenQuery(Schema):
 class Event(Schema):
     """The data of one event: what happened to what. A task has neither `request_id` nor what follows it."""
 
-    type = fields.String(required=True, metadata={"example": "job.complete", "description": "Also the event's name."})
-    id = fields.String(required=True, metadata={"format": "uuid", "description": "Of the task or the job."})
-    at = Timestamp(required=True)
+    type = fields.String(required=True, metadata={"example": "job.complete", "description": TYPE})
+    id = fields.String(metadata={"format": "uuid", "description": "Of the task or the job."})
+    at = Timestamp()
     request_id = fields.String(metadata={"format": "uuid", "description": "Of a job: its id once more."})
     vendor_type = fields.String(metadata={"example": "sync"})
     status = fields.String(metadata={"example": "complete", "description": "What the job was from then on."})
