@@ -137,6 +137,8 @@ def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
             yield text | {"name": name, "required": True, "schema": schema}
     if contract.conditional:
         yield text | {"name": "If-Match", "description": "The ETag you saw last: refused if it has changed since."}
+    if contract.streams:
+        yield text | {"name": "Last-Event-ID", "description": "The last event you got: goes on right after it."}
     if contract.has_etag:
         yield text | {"name": "If-None-Match", "description": "The ETag you have: 304 if it is still good."}
 

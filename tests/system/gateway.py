@@ -1,9 +1,9 @@
 """The gateway as a whole: Walnut without a worker of its own, workers beside it, and a vendor that counts.
 
-    with Gateway(tmp_path, workers=4) as gateway:
-        gateway.vendor_at("acme", "/ok", limit="10 per second")
-        ids = gateway.submit("acme", {"n": 1}, count=100)
-        jobs = gateway.ended(ids)
+with Gateway(tmp_path, workers=4) as gateway:
+    gateway.vendor_at("acme", "/ok", limit="10 per second")
+    ids = gateway.submit("acme", {"n": 1}, count=100)
+    jobs = gateway.ended(ids)
 """
 
 import os

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -123,7 +122,9 @@ def test_a_vendor_that_hangs_drips_or_floods_slows_no_other(gateway: Gateway) ->
     print(f"p95 of a good vendor's jobs: alone {alone * 1000:.1f} ms, beside bad ones {beside * 1000:.1f} ms")
     assert beside < 2 * alone + 0.05
     with opened(gateway.walnut.instance) as conn:
-        large = conn.execute("SELECT DISTINCT status, error FROM jobs WHERE lane = 'large' AND error IS NOT NULL").fetchall()
+        large = conn.execute(
+            "SELECT DISTINCT status, error FROM jobs WHERE lane = 'large' AND error IS NOT NULL"
+        ).fetchall()
     assert [status for status, _ in large] == ["failed"]
     for name in ("hang", "drip", "large"):
         page = gateway.ask("GET", f"/jobs?vendor_type={name}&limit=100")["items"]
@@ -185,4 +186,3 @@ def test_a_worker_that_is_told_to_end_finishes_or_gives_back(tmp_path: Path) -> 
         calls = Counter(call["key"] for call in gateway.vendor.calls())
         assert {job["status"] for job in jobs} == {"complete"}
         assert calls == dict.fromkeys(ids, 1)
-
