@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE := .venv/.serve
 TEST := .venv/.test
 
-.PHONY: help serve dev test watch cover check fmt migrate stack bench crash coherence idempotency lock tools clean
+.PHONY: help serve dev test watch cover check fmt migrate stack bench load crash coherence idempotency lock tools clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,6 +45,9 @@ stack: $(TEST) tools ## start Redis, two replicas and Nginx on http://localhost:
 bench: $(TEST) tools ## measure requests per second and p99, against a bare Flask route
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench --redis
+
+load: $(TEST) ## 200 people submit jobs for a minute and ask for them: thresholds, and that the queue drains
+	@$(BIN)/python -m bench.jobs
 
 crash: $(TEST) ## the long proof: 100 rounds of kill -9 under load
 	CRASH_ROUNDS=100 $(BIN)/pytest -q tests/system/test_crash.py --timeout 3600

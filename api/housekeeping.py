@@ -14,7 +14,7 @@ from api import sqlite
 from api.db import Database
 from api.errors import Unavailable
 from api.group_commit import Change
-from api.jobs import webhooks
+from api.jobs import outbox, webhooks
 from api.settings import Settings
 from api.web import sweep_idempotency_keys
 
@@ -32,6 +32,7 @@ def keep_swept(settings: Settings, stop: threading.Event) -> None:
     try:
         while not stop.wait(EVERY_SECONDS):
             _sweep(database, stop)
+            _sweep_outbox(settings)
     finally:
         database.close()
 
@@ -47,6 +48,15 @@ def _sweep(database: Database, stop: threading.Event) -> None:
     except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy or full: in a minute it is tried again
         log.warning("sweep failed", extra={"reason": str(error)})
     log.debug("sweep", extra=removed)
+
+
+def _sweep_outbox(settings: Settings) -> None:
+    try:
+        removed = outbox.sweep(settings.instance_path)
+    except OSError as error:
+        log.warning("sweep failed", extra={"reason": str(error)})
+    else:
+        log.debug("sweep", extra={"mails": removed})
 
 
 def _step(database: Database, sweep: Callable[[Connection], int]) -> int:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from environs import EnvError, EnvValidationError, FileAwareEnv, ValidationError, validate
 from sqlalchemy import URL, make_url
 
-from api import jwt_secret, rates
+from api import jwt_secret, mail_addresses, rates, smtp
 from api.errors import SettingsError
 
 # As browsers write it: lower case, no default port, nothing after it.
@@ -44,6 +44,16 @@ def _scheme(*schemes: str) -> Callable[[str], None]:
             fits = False
         if url and not fits:
             raise ValidationError(f"Is no address that starts with {' or '.join(f'{name}://' for name in schemes)}.")
+
+    return check
+
+
+def _readable(read: Callable[[str], object]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        try:
+            read(text)
+        except ValueError as error:
+            raise ValidationError(f"It {error}.") from None
 
     return check
 
@@ -94,8 +104,8 @@ class Settings:
         "", "first: the first account may ask for role admin; never", validate.OneOf(("first", "never"))
     )
     require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
-    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _scheme("smtp", "smtps"))
-    mail_from: str = _setting("", "sender of mail")
+    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _readable(smtp.parse))
+    mail_from: str = _setting("", "sender of mail", _readable(mail_addresses.mailbox))
     public_url: str = _setting("", "how people reach this server, for links in mail", _scheme("http", "https"))
     rate_limit_default: str = _setting(
         "token-bucket 100 refill 10/s", "per user, or per address when anonymous", _limit

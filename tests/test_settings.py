@@ -42,6 +42,21 @@ NONSENSE = [
     ("REGISTER_ADMIN", "always"),
     ("REQUIRE_CONFIRMED_EMAIL", "perhaps"),
     ("SMTP_URL", "mail.example.com"),
+    ("SMTP_URL", "http://mail.example.com"),
+    ("SMTP_URL", "smtp://"),
+    ("SMTP_URL", "smtp://mail.example.com:many"),
+    ("SMTP_URL", "smtp://mail.example.com:0"),
+    ("SMTP_URL", "smtp://me@mail.example.com"),
+    ("SMTP_URL", "smtp://:secret@mail.example.com"),
+    ("SMTP_URL", "smtp://me:p/w@mail.example.com"),
+    ("SMTP_URL", "smtp://me:secret@mail.example.com/outbox"),
+    ("SMTP_URL", "smtp://me:secret@mail.example.com?tls=no"),
+    ("SMTP_URL", "smtp://me:p%C3%A4@mail.example.com"),
+    ("MAIL_FROM", "Walnut"),
+    ("MAIL_FROM", "Walnut <walnut>"),
+    ("MAIL_FROM", "a@example.com, b@example.com"),
+    ("MAIL_FROM", "Wal\nnut <walnut@example.com>"),
+    ("MAIL_FROM", "=?utf-8?q?a=0D=0AX:?= <walnut@example.com>"),
     ("PUBLIC_URL", "walnut.example.com"),
     ("RATE_LIMIT_DEFAULT", "plenty"),
     ("RATE_LIMIT_DEFAULT", "token-bucket 0 refill 10/s"),
@@ -89,6 +104,15 @@ def test_nonsense_is_refused_with_one_line_that_names_the_variable(configure, na
 
 def test_the_message_does_not_show_a_secret(configure):
     assert "hush" not in refused(configure, JWT_SECRET="hush")
+    for url in (
+        "smtp://me:hush@",
+        "smtp://me:hush@a.de/x",
+        "smtp://:hush@a.de",
+        "smtp://me:hush@a.de:b",
+        "smtp://me:hush/@b",
+        "smtp://me:hush\u2100@b",
+    ):
+        assert "hush" not in refused(configure, SMTP_URL=url)
 
 
 def test_without_variables_everything_has_the_default_it_documents(configure):

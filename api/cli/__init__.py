@@ -6,6 +6,8 @@ from api.cli.audit import audit
 from api.cli.cache import kept_answers
 from api.cli.db import database
 from api.cli.faults import Commands
+from api.cli.jobs import jobs
+from api.cli.mail import mail
 from api.cli.serve import serve, worker
 from api.cli.user import user
 from api.cli.vendors import vendors
@@ -16,6 +18,8 @@ COMMANDS = (
     kept_answers,
     user,
     vendors,
+    jobs,
+    mail,
     audit,
 )  # what `flask --app wsgi` offers too; it has its own way to serve
 

@@ -83,23 +83,27 @@ class GivenBack(Outcome):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job. `attempts` is how many it gets, `seconds` how long one may take, `audited` whether its end is."""
+    """A kind of job. `attempts` is how many it gets, `seconds` how long one may take, `audited` whether its end is.
+
+    `forgets`: what such a job was to do is of no use, and nobody else's business, once it is complete.
+    """
 
     name: str
     run: Callable[[Job], Outcome]
     attempts: int
     seconds: float
     audited: bool
+    forgets: bool
 
 
 KINDS: dict[str, Kind] = {}
 
 
 def kind(
-    name: str, *, attempts: int = 5, seconds: float = 60.0, audited: bool = False
+    name: str, *, attempts: int = 5, seconds: float = 60.0, audited: bool = False, forgets: bool = False
 ) -> Callable[[Callable[[Job], Outcome]], Kind]:
     """Make a kind of the function that carries out its jobs."""
-    return lambda run: Kind(name, run, attempts, seconds, audited)
+    return lambda run: Kind(name, run, attempts, seconds, audited, forgets)
 
 
 def register(*kinds: Kind) -> None:

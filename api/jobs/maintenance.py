@@ -1,7 +1,7 @@
 """Jobs that look after jobs, in steps, so that none holds the write lock for long."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
@@ -32,16 +32,21 @@ def maintain(job: Job) -> Outcome:
 
 def retry_failed(job: Job) -> dict[str, int]:
     """Let all jobs begin again that had failed when this was asked for, of one lane or of any."""
-    after = retried = 0
+    return {"retried": sum(retrying(job.payload["lane"], job.created_at))}
+
+
+def retrying(lane: str | None, until: int) -> Iterator[int]:
+    """Let all jobs begin again that had failed until then, of one lane or of any; yield how many after each step."""
+    after = 0
     while True:
         with db.writing() as conn:
-            found = ENDED_BEFORE.all(conn, after=after, until=job.created_at, most=BATCH)
-            for failed in found:
-                if job.payload["lane"] in (None, failed["lane"]):
-                    _retry(conn, failed)
-                    retried += 1
+            found = ENDED_BEFORE.all(conn, after=after, until=until, most=BATCH)
+            wanted = [failed for failed in found if lane in (None, failed["lane"])]
+            for failed in wanted:
+                _retry(conn, failed)
         if not found:
-            return {"retried": retried}
+            return
+        yield len(wanted)
         after = found[-1]["seq"]
         time.sleep(PAUSE_SECONDS)
 

@@ -42,6 +42,12 @@ MOVE = Statement(
     )
 )
 
+FORGET = Statement(
+    update(jobs)
+    .where(jobs.c.seq == bindparam("number"))
+    .values(payload=bindparam("nothing", type_=jobs.c.payload.type))
+)
+
 
 def settle(conn: Connection, job: Row, outcome: Outcome, now: int) -> bool:
     """Record what came of an attempt. False: it is no longer this attempt's to say, and nothing was changed.
@@ -74,7 +80,10 @@ def end(
     status = COMPLETE if error is None else FAILED
     told = [*events, Event(now, status, error and error[:DETAIL])]
     moved = move(conn, job, status, now, told, finished=now, result=result, error=error)
-    if moved and (known := KINDS.get(job["kind"])) and known.audited:
+    known = KINDS.get(job["kind"])
+    if moved and known and known.forgets and error is None:
+        FORGET.run(conn, number=job["seq"], nothing=None)
+    if moved and known and known.audited:
         action = "job.completed" if error is None else "job.failed"
         after = {"status": status, "vendor_type": job["lane"], "attempts": job["attempts"]}
         audit_trail.append(conn, action, job["id"], after=after)

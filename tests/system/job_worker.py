@@ -1,4 +1,4 @@
-"""A worker's process, with a short lease and some more to try: `python -m gevent.monkey --module tests.system.job_worker`.
+"""A worker's process, with a short lease: `python -m gevent.monkey --module tests.system.job_worker`.
 
 A payload {"poison": true} kills the worker that takes it on. With WALNUT_TEST_CLOCK, a file, the clock is off by the
 seconds that stand in it, from the moment they do.
