@@ -42,20 +42,9 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = contract.MAX_BODY + 1  # one more than it takes, to see that it is too much
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.extensions["settings"] = given
-    for part in (
-        db,
-        store,
-        answers,
-        access_tokens,
-        limits,
-        passwords,
-        audit_trail,
-        secret_box,
-        bell,
-        hub,
-        mail,
-        failpoints,
-    ):
+    for part in (failpoints, db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box):
+        part.init_app(app, given)
+    for part in (bell, hub, mail):
         part.init_app(app, given)
     kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
     resource.mount(app, auth, users, tasks, jobs, vendors, audit, events, ops)

@@ -106,12 +106,14 @@ class Gateway:
         """Return a job."""
         return self.ask("GET", f"/jobs/{job_id}")
 
-    def ended(self, ids: Sequence[str], within: float = 30, meanwhile: Callable[[], object] = bool) -> list[Any]:
-        """Wait until nothing is left to do, and return the jobs."""
+    def ended(
+        self, ids: Sequence[str], within: float = 30, meanwhile: Callable[[], object] = bool, lane: str = ""
+    ) -> list[Any]:
+        """Wait until nothing is left to do, of a lane or of all, and return the jobs."""
 
         def none_left() -> bool:
             meanwhile()
-            counts = self.ask("GET", "/jobs?limit=1")["counts"]
+            counts = self.ask("GET", f"/jobs?limit=1{f'&vendor_type={lane}' if lane else ''}")["counts"]
             return bool(counts["pending"] + counts["processing"] == 0)
 
         wait_until(none_left, within, "jobs")
