@@ -25,7 +25,7 @@ bind = settings.address(_settings.host, _settings.port)
 workers = _settings.workers
 umask = 0o077  # all state is its owner's alone
 worker_class = "api.gunicorn_worker.Worker"
-worker_connections = 512
+worker_connections = 4096  # of them at most 2,000 that listen to events (api/events/hub.py)
 keepalive = 20  # longer than Nginx keeps its side (15 s), so that it is never the server that hangs up first
 timeout = 60  # of the worker's heartbeat, not of a request
 graceful_timeout = 25
@@ -49,6 +49,7 @@ _scoreboard = Path(os.environ[scoreboard.VARIABLE]) if _supervised else scoreboa
 def on_starting(server):
     """End with the supervisor, also when that is killed. Refuse a database that is not in shape."""
     supervisor.end_with_parent(os.environ.get(supervisor.PARENT))
+    supervisor.allow_files(worker_connections * 2)
     try:
         upgrade.check(_settings)
     except upgrade.DatabaseError as error:

@@ -8,6 +8,8 @@ from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
+from api.events import hub
+from api.events.routes import events
 from api.jobs import bell, kinds, mail, maintenance
 from api.jobs import vendors as vendor_calls
 from api.jobs.routes import jobs
@@ -40,10 +42,12 @@ def create_app(configuration: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = contract.MAX_BODY + 1  # one more than it takes, to see that it is too much
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.extensions["settings"] = given
-    for part in (db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box, bell, mail, failpoints):
+    for part in (failpoints, db, store, answers, access_tokens, limits, passwords, audit_trail, secret_box):
+        part.init_app(app, given)
+    for part in (bell, hub, mail):
         part.init_app(app, given)
     kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
-    resource.mount(app, auth, users, tasks, jobs, vendors, audit, ops)
+    resource.mount(app, auth, users, tasks, jobs, vendors, audit, events, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

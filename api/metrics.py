@@ -96,6 +96,7 @@ JOB_OUTCOMES = _with(
 # ---- beside the database
 REDIS_FAILURES = _counter("walnut_redis_failures_total", "Questions that Redis did not answer in time, or at all.")
 REDIS_BREAKER = _gauge("walnut_redis_breaker_open", "Worker processes that leave Redis alone, because it failed them.")
+EVENT_LISTENERS = _gauge("walnut_event_listeners", "Connections that listen to events.")
 HASHING_QUEUE = _gauge("walnut_password_hashing_queue", "Password hashes under way or waiting for a thread.")
 HASHING_REFUSED = _counter("walnut_password_hashing_refused_total", "Hashes refused because too many waited: 503.")
 

@@ -6,6 +6,7 @@ Each program has a process group of its own, so that Ctrl-C reaches the supervis
 import ctypes
 import logging.config
 import os
+import resource
 import signal
 import socket
 import sys
@@ -169,6 +170,17 @@ def end_with_parent(parent: str | None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent):  # it went before the kernel was asked
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def allow_files(number: int) -> None:
+    """Let this process and those it starts have so many files and connections open, if the system permits it.
+
+    Many systems give a program 1,024 to begin with, and let it ask for more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def say(line: str) -> None:

@@ -16,6 +16,7 @@ from api.web.contract import Contract
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
+ACME = {"name": "acme", "url": "http://127.0.0.1:9/", "mode": "sync"}
 
 
 def entries(app, where="1"):
@@ -87,6 +88,26 @@ CHANGES = {
         lambda app, admin: admin("DELETE", task(admin), If_Match='"9"'),
         "task.removed",
     ),
+    ("POST", "/vendors"): (
+        lambda app, admin: admin("POST", "/vendors", ACME),
+        lambda app, admin: admin("POST", "/vendors", ACME | {"name": "sync"}),
+        "vendor.created",
+    ),
+    ("PATCH", "/vendors/{name}"): (
+        lambda app, admin: admin("PATCH", "/vendors/sync", {"active": False}),
+        lambda app, admin: admin("PATCH", "/vendors/sync", {"url": "nowhere"}),
+        "vendor.changed",
+    ),
+    ("DELETE", "/vendors/{name}"): (
+        lambda app, admin: admin("DELETE", "/vendors/sync"),
+        lambda app, admin: admin("DELETE", "/vendors/sync", If_Match='"9"'),
+        "vendor.removed",
+    ),
+    ("POST", "/vendors/{name}/secret"): (
+        lambda app, admin: admin("POST", "/vendors/sync/secret", {}),
+        lambda app, admin: admin("POST", "/vendors/sync/secret", {"secret": "x"}),
+        "vendor.secret_rotated",
+    ),
 }
 
 
@@ -133,6 +154,7 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
         "users",
+        "vendors",
         "sessions",
         "refresh_tokens",
         "tasks",

@@ -23,6 +23,7 @@ OWN = {
 # What creates without a key: why.
 KEYLESS = {
     "/auth/register": "nobody is signed in, so a key would have no scope; the address that is taken says the same",
+    "/vendors": "the answer has a secret, which is kept nowhere in clear; the name that is taken says the same",
 }
 
 

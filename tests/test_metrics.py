@@ -17,6 +17,7 @@ COUNTS = {  # gauges and histograms of things that have no unit
     "http_server_active_requests",
     "walnut_database_commit_changes",
     "walnut_redis_breaker_open",
+    "walnut_event_listeners",
     "walnut_password_hashing_queue",
     "walnut_worker_processes",
 }

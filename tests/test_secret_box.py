@@ -38,7 +38,9 @@ def test_a_changed_seal_is_refused(place):
         box().open(changed.decode())
 
 
-@pytest.mark.parametrize("text", ["", "gAAAA", SECRET, "ä" * 100, Fernet(Fernet.generate_key()).encrypt(b"x").decode()])
+@pytest.mark.parametrize(
+    "text", ["", "gAAAA", SECRET, "ä" * 100, Fernet(b"A" * 43 + b"=").encrypt_at_time(b"x", 0).decode()[:20]]
+)
 def test_what_was_never_sealed_here_is_refused(text):
     for attempt in (box().open, box().reseal):
         with pytest.raises(Unreadable):

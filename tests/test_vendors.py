@@ -342,6 +342,12 @@ def test_five_minutes_either_way(inside, vendor, off, ok):
             keys.verify(vendor, headers, b"{}", now)
 
 
+def test_an_id_cannot_reach_into_what_comes_after_it(inside, vendor):
+    """`a.1.{}` is the id `a`, or the id `a.1`: the full stop is nobody's but the signature's."""
+    with pytest.raises(Unauthenticated, match="full stop"):
+        keys.verify(vendor, keys.sign(vendor, "a.1", db.now(), b"{}"), b"{}", db.now())
+
+
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 def test_each_header_is_needed(inside, vendor, name):
     headers = keys.sign(vendor, "x", db.now(), b"{}")

@@ -80,5 +80,5 @@ def _ended(conn: Connection, job: Row, webhook_id: str, told: Row, now: int) -> 
 def _ignored(conn: Connection, job: Row, webhook_id: str, now: int) -> str:
     """Let it be seen that a webhook came for a job that had ended. Return why it changes nothing."""
     reason = f"The job is {job['status']} already."
-    outcomes.tell(conn, job, Event(now, "webhook", f"{webhook_id}: ignored. {reason}"[: outcomes.DETAIL]))
+    outcomes.tell(conn, job, Event(now, "webhook", f"{webhook_id}: ignored. {reason}"))
     return reason

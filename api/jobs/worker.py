@@ -184,5 +184,6 @@ class Worker:
             gevent.sleep(0)
         for worker_id in gone:
             log.warning("a worker is gone", extra={"worker_id": worker_id})
-            bells().forget(worker_id)
+            if bells().is_dead(worker_id):  # one that only stood still needs its bell again
+                bells().forget(worker_id)
         self._stir.set()

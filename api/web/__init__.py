@@ -1,11 +1,11 @@
 """The corridor every request walks through on its way to a room, and all that a room may import from it."""
 
-from api.web.access_tokens import access_token, bearer
+from api.web.access_tokens import access_token, bearer, presented
 from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
-from api.web.fields import Timestamp, WholeNumber, YesOrNo
-from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may
+from api.web.fields import Timestamp, WholeNumber, YesOrNo, rfc3339
+from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may, roles_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
 from api.web.limits import forgive, slow_down
@@ -30,7 +30,10 @@ __all__ = [
     "forgive",
     "may",
     "parsed_body",
+    "presented",
     "record",
+    "rfc3339",
+    "roles_of",
     "slow_down",
     "sweep_idempotency_keys",
     "unchanged_since",

@@ -19,7 +19,7 @@ EXPOSED = (
     *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-Request-ID", "X-Served-By"),
 )
 TAKEN = (
-    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match"),
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID"),
     *("X-API-Version", "X-Request-ID", "traceparent", "tracestate"),
 )
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")

@@ -4,12 +4,13 @@ Whether the session of a token still lives, and what its user may do, is read fr
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+import orjson
 from flask import g
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from api import db, sqlite
 from api.errors import Forbidden, Unauthenticated
@@ -31,17 +32,19 @@ ALLOWABLE = PERMISSIONS["admin"] | {PUBLIC}
 
 AT_ONCE_SECONDS = 0.005  # a write that follows its check so soon came before whatever ended the session meanwhile
 
+LIVES = (sessions.c.ended_at.is_(None), sessions.c.expires_at > bindparam("now"))
 CALLER_QUERY = (
     select(users.c.id, users.c.username, users.c.role, users.c.active, sessions.c.id.label("session_id"))
     .select_from(sessions.join(users))
-    .where(
-        sessions.c.id == bindparam("sid"),
-        sessions.c.user_id == bindparam("sub"),
-        sessions.c.ended_at.is_(None),
-        sessions.c.expires_at > bindparam("now"),
-    )
+    .where(sessions.c.id == bindparam("sid"), sessions.c.user_id == bindparam("sub"), *LIVES)
 )
 CALLER = Statement(CALLER_QUERY)
+GIVEN = func.json_each(bindparam("ids")).table_valued("value")
+ROLES_OF = Statement(
+    select(sessions.c.id, users.c.role)
+    .select_from(GIVEN.join(sessions, sessions.c.id == GIVEN.c.value).join(users))
+    .where(users.c.active, *LIVES)
+)
 
 
 def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
@@ -82,6 +85,12 @@ def actor() -> str | None:
     """Return the id of who is calling, or None if nobody is signed in."""
     found = g.get("caller")
     return found["id"] if found else None
+
+
+def roles_of(conn: Connection, session_ids: Iterable[str]) -> dict[str, str]:
+    """Return the roles of the users of those sessions that are still good."""
+    found = ROLES_OF.all(conn, ids=orjson.dumps(list(session_ids)).decode(), now=db.now())
+    return {row["id"]: row["role"] for row in found}
 
 
 def may(caller: Row, permission: str) -> bool:

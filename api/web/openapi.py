@@ -42,7 +42,11 @@ KEY = {
 SIGNATURE = {  # https://www.standardwebhooks.com; api/vendors/keys.py
     "webhook-id": {"type": "string", "description": "The same each time a message is sent.", "example": "msg_2KWPBgLl"},
     "webhook-timestamp": {"type": "string", "description": "Seconds since 1970.", "example": "1767225600"},
-    "webhook-signature": {"type": "string", "description": "v1, and the base64 of an HMAC.", "example": "v1,K5oZfzN9…"},
+    "webhook-signature": {
+        "type": "string",
+        "description": "v1, and the base64 of an HMAC.",
+        "example": "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+    },
 }
 
 
@@ -133,6 +137,8 @@ def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
             yield text | {"name": name, "required": True, "schema": schema}
     if contract.conditional:
         yield text | {"name": "If-Match", "description": "The ETag you saw last: refused if it has changed since."}
+    if contract.streams:
+        yield text | {"name": "Last-Event-ID", "description": "The last event you got: goes on right after it."}
     if contract.has_etag:
         yield text | {"name": "If-None-Match", "description": "The ETag you have: 304 if it is still good."}
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
+from marshmallow import Schema
 from werkzeug.routing import Rule
 
 from api.web import limits, problems
@@ -48,6 +49,7 @@ HEADERS: dict[str, Any] = {
     "WWW-Authenticate": {"description": "How to sign in (RFC 6750).", "schema": {"type": "string"}},
     **limits.HEADERS,
 }
+JSON, EVENT_STREAM = "application/json", "text/event-stream"
 REFUSED_WITH = {304: ["ETag"], 401: ["WWW-Authenticate"], 429: ["Retry-After", *limits.HEADERS], 503: ["Retry-After"]}
 
 
@@ -61,10 +63,17 @@ def _success(contract: Contract) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(contract.status).phrase}
     if contract.returns:
         schema: Any = envelope(contract) if contract.many else contract.returns
-        answer["content"] = {"application/json": {"schema": schema}}
+        answer["content"] = {EVENT_STREAM: _events(schema)} if contract.streams else {JSON: {"schema": schema}}
     if names := list(_headers(contract)):
         answer["headers"] = {name: HEADERS[name] for name in names}
     return answer
+
+
+def _events(data: Schema) -> dict[str, Any]:
+    """Return the schema of server-sent events: an array of them, as OpenAPI 3.2 (4.14.1) reads a stream."""
+    text = {"type": "string"}
+    properties = {"event": text, "id": {**text, "description": "Send the last one as `Last-Event-ID`."}, "data": data}
+    return {"schema": {"type": "array", "items": {"type": "object", "properties": properties}}}
 
 
 def _headers(contract: Contract) -> Iterator[str]:

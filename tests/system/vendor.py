@@ -5,7 +5,7 @@
         vendor.calls()    # [{"key", "at", "path", "headers", "body"}, ...]
 
 What it does is in the path: /ok, /slow (0.2 s), /hang, /drip (a byte now and then), /large (100 MB), /status/503,
-/flaky (fails the first two calls of each key), /redirect.
+/busy (refuses the first two calls of each key), /redirect.
 """
 
 import sys
@@ -69,8 +69,8 @@ def acted(path: str, key: str, start_response: Any) -> Iterable[bytes]:
         gevent.sleep(3600)
     if path == "/slow":
         gevent.sleep(0.2)
-    if path == "/flaky" and SEEN[key] <= 2:
-        status = "503 Service Unavailable"
+    if path == "/busy" and SEEN[key] <= 2:
+        status = "429 Too Many Requests"
     if path.startswith("/status/"):
         status = f"{path.removeprefix('/status/')} As Asked"
     if path == "/redirect":
