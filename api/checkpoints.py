@@ -4,17 +4,15 @@ PASSIVE when the log has grown: waits for nobody. TRUNCATE when it is large and 
 disk space back. See https://sqlite.org/wal.html#ckpt and docs/decisions/0003-group-commit.md.
 """
 
-import fcntl
 import logging
-import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from api import sqlite
+from api.lease import Lease
 from api.settings import Settings
 from api.sqlite import MEGABYTE
 
@@ -29,14 +27,13 @@ def keep_short(settings: Settings, stop: threading.Event) -> None:
     """Checkpoint until `stop` is set. One process of a host does it; the others stand by, should that one die."""
     engine = sqlite.engine(settings.database)
     path = Path(engine.url.database or "").absolute()
-    lease = os.open(path.with_name(path.name + "-checkpointer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lease = Lease(path.with_name(path.name + "-checkpointer"))
     try:
         while not stop.wait(EVERY_SECONDS):
-            with suppress(BlockingIOError):
-                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lease.held():
                 _checkpoint(engine, path.with_name(path.name + "-wal"))
     finally:
-        os.close(lease)
+        lease.close()
         engine.dispose()
 
 

@@ -1,7 +1,4 @@
-"""Removes what has expired, in small steps between other writes, from the process that supervises the others.
-
-Every replica does it: who comes second finds nothing left to do.
-"""
+"""Removes what has expired, in small steps between other writes, from one supervising process of the host."""
 
 import logging
 import threading
@@ -10,18 +7,20 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from api import sqlite
+from api import db, sqlite
+from api.auth import tokens
 from api.db import Database
 from api.errors import Unavailable
 from api.group_commit import Change
-from api.jobs import outbox, webhooks
+from api.jobs import outbox, queue, webhooks
+from api.lease import Lease
 from api.settings import Settings
 from api.web import sweep_idempotency_keys
 
 EVERY_SECONDS = 60.0
 PAUSE_SECONDS = 0.05  # between two steps: each holds the write lock for some milliseconds
 
-SWEEPS = {"idempotency_keys": sweep_idempotency_keys, "webhook_ids": webhooks.sweep}
+Sweep = Callable[[Connection], int]  # removes some, and returns how many
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +28,31 @@ log = logging.getLogger(__name__)
 def keep_swept(settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop` is set."""
     database = Database(settings.database)
+    lease = Lease(database.path.with_name(f"{database.path.name}-sweeper"))
     try:
         while not stop.wait(EVERY_SECONDS):
-            _sweep(database, stop)
-            _sweep_outbox(settings)
+            if lease.held():
+                _sweep(database, sweeps(settings), stop)
+                _sweep_outbox(settings)
     finally:
+        lease.close()
         database.close()
 
 
-def _sweep(database: Database, stop: threading.Event) -> None:
-    removed = dict.fromkeys(SWEEPS, 0)
+def sweeps(settings: Settings) -> dict[str, Sweep]:
+    """Return what is to be removed, by name."""
+    return {
+        "idempotency_keys": sweep_idempotency_keys,
+        "webhook_ids": webhooks.sweep,
+        "sessions": tokens.sweep,
+        "jobs": lambda conn: queue.sweep(conn, db.now() - settings.job_retention * 1000),
+    }
+
+
+def _sweep(database: Database, expired: dict[str, Sweep], stop: threading.Event) -> None:
+    removed = dict.fromkeys(expired, 0)
     try:
-        for name, sweep in SWEEPS.items():
+        for name, sweep in expired.items():
             while step := _step(database, sweep):
                 removed[name] += step
                 if stop.wait(PAUSE_SECONDS):
@@ -59,7 +71,7 @@ def _sweep_outbox(settings: Settings) -> None:
         log.debug("sweep", extra={"mails": removed})
 
 
-def _step(database: Database, sweep: Callable[[Connection], int]) -> int:
+def _step(database: Database, sweep: Sweep) -> int:
     """Remove some of what has expired, and return how much."""
     with Change(database.writer()) as conn:
         return sweep(conn)

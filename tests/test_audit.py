@@ -47,7 +47,37 @@ def task(admin):
 
 
 # route: what does it, what is refused, and what the entry says
+def submitted(admin):
+    return admin("POST", "/jobs", {"vendor_type": "sync", "vendor_payload": {"n": 1}})
+
+
+def cancelled(admin):
+    job_id = submitted(admin).json["request_id"]
+    assert admin("POST", f"/jobs/{job_id}/cancellation").status_code == 200
+    return job_id
+
+
 CHANGES = {
+    ("POST", "/jobs"): (
+        lambda app, admin: submitted(admin),
+        lambda app, admin: admin("POST", "/jobs", {"vendor_type": "nobody", "vendor_payload": 1}),
+        "job.submitted",
+    ),
+    ("POST", "/jobs/{job_id}/cancellation"): (
+        lambda app, admin: admin("POST", f"/jobs/{submitted(admin).json['request_id']}/cancellation"),
+        lambda app, admin: admin("POST", f"/jobs/{NOBODY}/cancellation"),
+        "job.cancelled",
+    ),
+    ("POST", "/jobs/{job_id}/retry"): (
+        lambda app, admin: admin("POST", f"/jobs/{cancelled(admin)}/retry"),
+        lambda app, admin: admin("POST", f"/jobs/{submitted(admin).json['request_id']}/retry"),
+        "job.retried",
+    ),
+    ("POST", "/jobs/retry"): (
+        lambda app, admin: admin("POST", "/jobs/retry", {}),
+        lambda app, admin: admin("POST", "/jobs/retry", {"vendor_type": "nobody"}),
+        "job.retry_all",
+    ),
     ("POST", "/auth/register"): (
         lambda app, admin: Caller(app)("POST", "/auth/register", account("eve")),
         lambda app, admin: Caller(app)("POST", "/auth/register", account("root")),
@@ -153,8 +183,7 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
     else:
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
-        "users",
-        "vendors",
+        *("users", "vendors", "jobs", "job_history", "job_counts"),
         "sessions",
         "refresh_tokens",
         "tasks",

@@ -13,7 +13,7 @@ from api.events import listeners, queries
 from api.events.listeners import Ear, Listener
 from api.events.queries import Position
 from api.events.schemas import Event as EventOnTheWire
-from api.jobs import bell, queue
+from api.jobs import bell, outcomes, queue
 from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, GivenBack
 from tests.conftest import assert_problem, ended, execute, rows, sign_up, start_python
 
@@ -170,7 +170,7 @@ def steps(app, job, step, ears):
                 (claimed,) = queue.claim(conn, db.new_id(), "sync", 3, 1, db.now() + 1000)
             yield status_of(app, job), ears.hear()[0]
             with db.writing() as conn:
-                assert queue.settle(conn, claimed, step, db.now())
+                assert outcomes.settle(conn, claimed, step, db.now())
     yield status_of(app, job), ears.hear()[0]
 
 
@@ -184,7 +184,7 @@ def test_a_name_of_two_words_is_one(app, user, listen):
     submit(app, user)
     with app.app_context(), db.writing() as conn:
         (claimed,) = queue.claim(conn, db.new_id(), "sync", 3, 1, db.now())
-        queue.settle(conn, claimed, GivenBack(why="the worker ends"), db.now())
+        outcomes.settle(conn, claimed, GivenBack(why="the worker ends"), db.now())
     assert [event["type"] for event in ears.hear(3)] == ["job.created", "job.claimed", "job.given_back"]
 
 

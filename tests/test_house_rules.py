@@ -21,7 +21,7 @@ FILES = sorted(path for path in API.rglob("*.py") if "versions" not in path.rela
 FLOORS = [
     {
         *("errors", "version", "assets", "tables", "statements", "rates", "gunicorn_answers", "waiting_line"),
-        *("failpoints", "trace", "dated_files", "tally", "mail_addresses", "smtp"),
+        *("failpoints", "trace", "dated_files", "tally", "lease", "mail_addresses", "smtp"),
     },
     {"scoreboard", "gunicorn_worker", "outgoing"},
     {"metrics"},

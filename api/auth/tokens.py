@@ -12,7 +12,7 @@ from base64 import urlsafe_b64encode
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from api import db
 from api.errors import Unauthenticated
@@ -22,6 +22,8 @@ from api.tables import refresh_tokens, sessions, users
 from api.web import access_token, for_audit, record
 
 GRACE = 10_000  # milliseconds
+
+BATCH = 500  # sessions that are removed in one transaction
 
 FIND = Statement(
     select(
@@ -44,6 +46,16 @@ SPEND = Statement(
 UNSPENT = Statement(
     select(refresh_tokens.c.hash).where(
         refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None)
+    )
+)
+SWEEP = Statement(
+    delete(sessions).where(
+        sessions.c.id.in_(
+            select(sessions.c.id)
+            .where(sessions.c.expires_at <= bindparam("now"))
+            .order_by(sessions.c.expires_at)
+            .limit(bindparam("batch"))
+        )
     )
 )
 KEEP = Statement(insert(refresh_tokens))
@@ -100,6 +112,11 @@ def end_session(conn: Connection, session_id: str) -> Row | None:
 def end_all_sessions(conn: Connection, user_id: str) -> list[Row]:
     """Sign a user out everywhere. Return the rows of the sessions that were open."""
     return END_ALL.all(conn, user=user_id, now=db.now())
+
+
+def sweep(conn: Connection) -> int:
+    """Remove some sessions that have run out, and return how many: to be called again until there are none."""
+    return SWEEP.run(conn, now=db.now(), batch=BATCH)
 
 
 def _pair(user_id: str, session_id: str, refresh_token: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ first; those that change something need the one of `db.writing`. docs/decisions/
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
 from api import db
 from api.errors import Conflict
@@ -20,6 +20,7 @@ from api.tables import jobs
 from api.vendors import queries as vendors
 
 IS_PENDING = jobs.c.status == literal_column("'pending'")  # as the partial indices say it
+BATCH = 200  # jobs that are removed in one transaction
 BY_PENDING = (jobs, "INDEXED BY ix_jobs_pending", "sqlite")
 BY_PROCESSING = (jobs, "INDEXED BY ix_jobs_processing", "sqlite")
 IS_PROCESSING = jobs.c.status == literal_column("'processing'")
@@ -30,6 +31,16 @@ SAME = Statement(
     select(jobs).where(
         jobs.c.dedup_key == bindparam("key"),
         jobs.c.status.in_([literal_column("'pending'"), literal_column("'processing'")]),
+    )
+)
+SWEEP = Statement(
+    delete(jobs).where(
+        jobs.c.seq.in_(
+            select(jobs.c.seq)
+            .where(jobs.c.finished_at <= bindparam("before"))
+            .order_by(jobs.c.finished_at)
+            .limit(bindparam("batch"))
+        )
     )
 )
 CLAIM = Statement(
@@ -139,3 +150,8 @@ def attempts(conn: Connection, kind: str, lane: str) -> int:
 
 def _found(conn: Connection, job: Row) -> Row:
     return GET.one(conn, job_id=job["id"])
+
+
+def sweep(conn: Connection, before: int) -> int:
+    """Remove some of the jobs that ended before this time, and return how many: to be called until there are none."""
+    return SWEEP.run(conn, before=before, batch=BATCH)

@@ -81,7 +81,7 @@ def retry(conn: Connection, job_id: UUID) -> Any:
 
 
 @jobs.post("/jobs/retry", body=RetryIn(), returns=AcceptedOut(), status=202, location="request_id", allow=MANAGE,
-           audit="job.retry_all", audited=AuditedOut())  # fmt: skip
+           idempotent=True, audit="job.retry_all", audited=AuditedOut())  # fmt: skip
 def retry_all(conn: Connection, body: dict[str, Any]) -> Any:
     """Let all jobs that failed begin again, or those of one vendor: a job of its own, whose result says how many."""
     lane = body["vendor_type"]

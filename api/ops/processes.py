@@ -27,6 +27,7 @@ def usage(workers: Sequence[int], parent: int | None) -> Iterator[Metric]:
     """Yield what worker processes and their parent use together. Nothing where the kernel has no /proc."""
     if not PROC.joinpath("self/stat").exists():
         return
+    workers = [pid for pid in workers if parent is None or _parent(pid) == parent]  # the jobs' worker is none of them
     first, found, processor = _snapshot(workers, parent)
     up = time.clock_gettime(time.CLOCK_BOOTTIME)
     fields = {
@@ -69,6 +70,12 @@ def _stat(pid: int) -> Stat | None:
         ticks = [int(field) / TICKS for field in (*fields[11:15], fields[19])]
         resident = int(fields[21]) * resource.getpagesize()
         return Stat(ticks[0] + ticks[1], ticks[2] + ticks[3], ticks[4], resident)
+    return None
+
+
+def _parent(pid: int) -> int | None:
+    with suppress(OSError):
+        return int(PROC.joinpath(str(pid), "stat").read_bytes().rpartition(b")")[2].split()[1])
     return None
 
 

@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from api import db, metrics, scoreboard
 from api.errors import NotFound
+from api.jobs.gauges import gauges
 from api.ops.processes import usage
 from api.version import __version__
 
@@ -49,6 +50,7 @@ class Everything:
         build.add_metric([__version__], 1)
         yield build
         yield from _disk(db.database().path)
+        yield from gauges()
         yield from usage(scoreboard.living(folder), os.getppid()) if folder else usage([os.getpid()], None)
 
 

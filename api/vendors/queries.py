@@ -64,6 +64,8 @@ def create(conn: Connection, values: Row, key: str, box: SecretBox) -> Row:
 
 def change(conn: Connection, vendor: Row, values: Row) -> Row:
     """Change terms of a vendor and return its new row."""
+    if "url" in values:  # what the old one was blamed for is not the new one's fault
+        FORGET_LANE.run(conn, lane=vendor["name"])
     changed = {f"new_{name}": value for name, value in values.items()}
     return _change(frozenset(values)).one(conn, **changed, vendor_id=vendor["id"], now=db.now())
 

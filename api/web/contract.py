@@ -27,7 +27,7 @@ class Contract:
     query: Schema | None = None
     returns: Schema | None = None
     many: bool = False  # answers with a part of a list of `returns`
-    beside: Schema | None = None  # what stands beside the items of a list
+    beside: Schema | None = None  # what stands beside the items of a list: each of its fields is a Nested
     streams: bool = False  # answers with server-sent events, whose data are `returns`
     status: int = 200
     location: str | None = None  # says where the new thing is: below this address, by this field of the answer

@@ -91,8 +91,9 @@ def envelope(contract: Contract) -> dict[str, Any]:
     else:
         properties |= {"page": number, "limit": number}
         properties["total"] = {**number, "description": "How many there are on all pages."}
-    found = {"type": "object", "required": list(properties), "properties": properties}
-    return {"allOf": [found, contract.beside]} if contract.beside else found
+    if contract.beside:
+        properties |= {name: field.schema for name, field in contract.beside.fields.items()}
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 class Listing:

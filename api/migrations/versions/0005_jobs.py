@@ -33,6 +33,7 @@ def upgrade() -> None:
     history()
     counts()
     work()
+    op.create_index("ix_sessions_expires_at", "sessions", ["expires_at"])  # for who removes the expired
     for trigger in TRIGGERS:
         op.execute(trigger)
 
