@@ -17,7 +17,8 @@ dev: $(SERVE) ## the same, and start anew when the code changes
 	@$(BIN)/walnut serve --reload
 
 test: $(TEST) tools ## install what the tests need, and run every test
-	$(BIN)/pytest
+	$(BIN)/pytest -q -n 2 tests --ignore=tests/system
+	$(BIN)/pytest tests/system
 
 watch: $(TEST) ## run the quick tests whenever a file changes
 	$(BIN)/python -m tests.watch

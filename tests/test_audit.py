@@ -180,6 +180,9 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
             "PATCH": lambda: admin("PATCH", path, {"title": "x", "tags": ["b"]}),
             "DELETE": lambda: admin("DELETE", path),
         }[route[0]]
+    elif "{job_id}" in route[1]:
+        job_id = cancelled(admin) if route[1].endswith("retry") else submitted(admin).json["request_id"]
+        change = lambda: admin("POST", route[1].format(job_id=job_id))  # noqa: E731
     else:
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (

@@ -164,7 +164,7 @@ def steps(app, job, step, ears):
         if step in ("cancel", "retry"):
             with db.writing() as conn:
                 row = queue.get(conn, job["id"])
-                queue.cancel(conn, row, db.now()) if step == "cancel" else queue.retry(conn, row, 2, db.now())
+                queue.cancel(conn, row, db.now()) if step == "cancel" else queue.retry(conn, row, db.now())
         else:
             with db.writing() as conn:
                 (claimed,) = queue.claim(conn, db.new_id(), "sync", 3, 1, db.now() + 1000)

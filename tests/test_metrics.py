@@ -18,6 +18,7 @@ COUNTS = {  # gauges and histograms of things that have no unit
     "walnut_database_commit_changes",
     "walnut_redis_breaker_open",
     "walnut_event_listeners",
+    "walnut_jobs",
     "walnut_password_hashing_queue",
     "walnut_worker_processes",
 }

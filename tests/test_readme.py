@@ -127,7 +127,7 @@ def test_the_tour_with_curl_works(app):
     (tour,) = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl -X POST" in block]
     lines = [line for line in tour.replace("\\\n", " ").splitlines() if line.startswith("curl ")]
     assert len(lines) >= 5
-    caller, ids = Caller(app), ["none"]
+    caller, ids, requests = Caller(app), ["none"], ["none"]
     for line in lines:
         words = shlex.split(line, comments=True)
         url = next(word for word in words if word.startswith("http"))
@@ -135,14 +135,15 @@ def test_the_tour_with_curl_works(app):
         body = words[words.index("-d") + 1] if "-d" in words else None
         headers = dict(word.split(": ", 1) for flag, word in itertools.pairwise(words) if flag == "-H")
         headers = {name: value.replace("$TOKEN", caller.token or "") for name, value in headers.items()}
-        path = url.partition("/api/v1")[2].replace("ID", ids[-1])
+        path = url.partition("/api/v1")[2].replace("REQUEST_ID", requests[-1]).replace("ID", ids[-1])
         answer = caller.client.open(f"/api/v1{path}", method=method, data=body, headers=headers)
-        assert answer.status_code in (200, 201, 204), f"{line}\n{answer.text}"
+        assert answer.status_code in (200, 201, 202, 204), f"{line}\n{answer.text}"
         if body is not None:
             json.loads(body)
         if answer.is_json:
             caller.token = answer.json.get("access_token", caller.token)
             ids.append(answer.json.get("id", ids[-1]))
+            requests.append(answer.json.get("request_id", requests[-1]))
 
 
 def test_every_route_it_lists_exists(lasting_app):

@@ -1,7 +1,6 @@
 import dataclasses
 
 import pytest
-from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,9 @@ from api.settings import Settings
 
 FIRST, SECOND, THIRD = ("0123456789abcdefghijklmnopqrstuvwxyz" + end for end in "123")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+FOREIGN = (  # under a key that nobody has here
+    "gAAAAABrAEMl3IR58eBjrwxbl1pB4POTcTd5HOchzWlYLk8QvfNNbxloV692jJI5CaWVoxorIqmMBse52_6Wid69ky5pJp1ytQ=="
+)
 DEFAULTS = {field.name: field.metadata["default"] for field in dataclasses.fields(Settings)}
 
 
@@ -38,9 +40,7 @@ def test_a_changed_seal_is_refused(place):
         box().open(changed.decode())
 
 
-@pytest.mark.parametrize(
-    "text", ["", "gAAAA", SECRET, "ä" * 100, Fernet(b"A" * 43 + b"=").encrypt_at_time(b"x", 0).decode()[:20]]
-)
+@pytest.mark.parametrize("text", ["", "gAAAA", SECRET, "ä" * 100, FOREIGN])
 def test_what_was_never_sealed_here_is_refused(text):
     for attempt in (box().open, box().reseal):
         with pytest.raises(Unreadable):

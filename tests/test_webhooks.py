@@ -469,5 +469,6 @@ def test_ids_are_forgotten_after_a_day_in_steps(app, monkeypatch):
 
 def test_housekeeping_forgets_them(app):
     execute(app, "INSERT INTO webhook_ids VALUES ('async', 'old', 0)")
-    housekeeping._sweep(app.extensions["database"], threading.Event())
+    expired = housekeeping.sweeps(app.extensions["settings"])
+    housekeeping._sweep(app.extensions["database"], expired, threading.Event())
     assert rows(app, "SELECT * FROM webhook_ids") == []

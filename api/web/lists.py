@@ -92,7 +92,9 @@ def envelope(contract: Contract) -> dict[str, Any]:
         properties |= {"page": number, "limit": number}
         properties["total"] = {**number, "description": "How many there are on all pages."}
     if contract.beside:
-        properties |= {name: field.schema for name, field in contract.beside.fields.items()}
+        properties |= {
+            name: field.schema for name, field in contract.beside.fields.items() if isinstance(field, fields.Nested)
+        }
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
