@@ -60,6 +60,12 @@ coherence: $(TEST) tools ## the long proof: 50,000 writes and reads through two 
 idempotency: $(TEST) tools ## the long proof: 50 twins of 200 keys, killed at every fail point
 	IDEMPOTENCY_KEYS=200 $(BIN)/pytest -q tests/system/test_idempotency.py --timeout 3600
 
+jobs: $(TEST) ## the long proof: 1,000 jobs, four workers, kill -9 every half second; and a limit of 500 calls
+	JOBS_SECONDS=60 JOBS_COUNT=1000 JOBS_PACED=500 $(BIN)/pytest -q -s tests/system/test_jobs.py --timeout 3600
+
+queue: $(TEST) ## measure the queue: jobs per second, from commit to start, an idle worker, among a million that ended
+	@$(BIN)/python -m gevent.monkey --module bench.queue
+
 lock: $(TEST) ## resolve the dependencies anew into the lock files
 	$(BIN)/uv pip compile pyproject.toml --upgrade $(LOCK) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --upgrade $(LOCK) --group dev -o requirements-dev.lock

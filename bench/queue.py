@@ -1,8 +1,8 @@
-"""The queue by itself: python -m bench.queue [--jobs N] [--finished N].
+"""The queue by itself: python -m gevent.monkey --module bench.queue [--jobs N] [--finished N].
 
-How many jobs that do nothing one worker claims and finishes, durable, with the usual and with more concurrency; the same
-among a million that have ended, where lists are asked for too; how soon a job begins after its commit, and what an idle
-worker costs; whether memory stays. One by one, a transaction for each claim and each outcome, is what it is compared to.
+How many jobs that do nothing one worker claims and finishes, durable, with the usual and with more concurrency; the
+same among a million that have ended, where lists are asked for too; how soon a job begins after its commit, and what an
+idle worker costs; whether memory stays. It is compared to one by one: a transaction for each claim and each outcome.
 """
 
 import argparse
@@ -98,8 +98,8 @@ class Bench:
                 with db.writing() as conn:
                     conn.exec_driver_sql(
                         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-                        f"INSERT INTO jobs({columns}) SELECT 'old' || ? || '-' || i, 'vendor', 'lane' || i % 20, NULL, "  # noqa: S608
-                        "CASE i % 50 WHEN 0 THEN 'failed' ELSE 'complete' END, 3, i, 1, 5, '{}', i, i, i, 2 FROM n",
+                        f"INSERT INTO jobs({columns}) SELECT 'old' || ? || '-' || i, 'vendor', 'lane' || i % 20, "
+                        "NULL, CASE i % 50 WHEN 0 THEN 'failed' ELSE 'complete' END, 3, i, 1, 5, '{}', i, i, i, 2 FROM n",
                         (min(100_000, count - start), start),
                     )
 
@@ -121,7 +121,7 @@ class Bench:
 
 
 def latency(folder: Path, count: int) -> dict[str, float]:
-    """Return how soon jobs begin after the commit of another process was answered (ms), and an idle worker's CPU (%)."""
+    """Return how soon jobs begin after another process heard of their commit (ms), and an idle worker's CPU (%)."""
     bench = Bench(folder)
     worker = Worker(bench.app, 50)
     running = gevent.spawn(worker.run)
@@ -129,7 +129,7 @@ def latency(folder: Path, count: int) -> dict[str, float]:
     before = _processor()
     gevent.sleep(5)
     idle = (_processor() - before) / 5 * 100
-    enqueuer = subprocess.Popen(  # noqa: S603
+    enqueuer = subprocess.Popen(
         [sys.executable, "-m", "bench.queue", "--enqueue", str(count), "--folder", str(folder)], stdout=subprocess.PIPE
     )
     while enqueuer.poll() is None:

@@ -165,6 +165,8 @@ class Worker:
                     task(*arguments)
                 except (Unavailable, DBAPIError, sqlite.driver.Error) as error:
                     log.warning("the queue cannot be reached", extra={"reason": str(error)})
+                except Exception:
+                    log.exception("a keeper of the worker went wrong")  # without it others would take its jobs
                 gevent.sleep(seconds)
 
     def _beat(self) -> None:

@@ -1,7 +1,7 @@
 """Calls to other people's servers: to no address that is not theirs, in bounded time, with a bounded answer.
 
 Knows nothing of jobs, Flask or the database. For greenlets of a monkey-patched process (gevent).
-docs/decisions/0018-outgoing-calls.md says what is kept out and how.
+docs/decisions/0019-outgoing-calls.md says what is kept out and how.
 """
 
 from api.outgoing.answers import MAX_REPLY

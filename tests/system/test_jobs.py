@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.clients import opened
+from tests.system.clients import QUIET, opened, sign_in
 from tests.system.gateway import Gateway, Worker
 from tests.system.job_worker import LEASE
-from tests.system.processes import wait_until
+from tests.system.processes import Walnut, wait_until
 
 SECONDS = float(os.environ.get("JOBS_SECONDS", "5"))  # of killing
 COUNT = int(os.environ.get("JOBS_COUNT", "150"))
@@ -166,6 +167,52 @@ def test_a_worker_whose_clock_is_an_hour_off_does_no_harm(tmp_path: Path) -> Non
         assert {job["status"] for job in jobs} == {"complete"}
         assert {job["attempts"] for job in jobs} == {3}
         assert all(apart(job["created_at"], job["finished_at"]) < 60 for job in jobs)
+
+
+class Serving(Walnut):
+    """`walnut serve`, with its worker, as `make serve` starts it."""
+
+    def command(self) -> list[str]:
+        """Return the command."""
+        return [sys.executable, "-m", "api", "serve"]
+
+
+def test_the_tour_on_one_command_and_again_after_its_worker_was_killed(tmp_path: Path) -> None:
+    with Serving(tmp_path, **QUIET) as walnut:
+        headers = sign_in(walnut)
+        toured(walnut, headers)
+        (worker,) = [pid for pid in walnut.pids() if b"api.worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(worker, signal.SIGKILL)
+        toured(walnut, headers)
+        scraped = walnut.request("GET", "/health/metrics").body.decode()
+        assert 'walnut_jobs{status="complete"} 4.0' in scraped
+        assert 'walnut_job_outcomes_total{kind="vendor",outcome="done"}' in scraped
+        assert "walnut_worker_processes 2.0" in scraped
+    assert "Traceback" not in walnut.log.read_text()
+
+
+def toured(walnut: Walnut, headers: dict[str, str]) -> None:
+    for vendor, payload, data in (
+        ("sync", {"productId": "PROD-ABC-123", "action": "fetch_details"}, "Processed sync data for PROD-ABC-123"),
+        ("async", {"userId": "USER-XYZ-456", "reportType": "monthly_sales"}, "Processed async data for USER-XYZ-456"),
+    ):
+        began = time.monotonic()
+        made = walnut.request("POST", "/api/v1/jobs", {"vendorType": vendor, "vendorPayload": payload}, headers)
+        assert made.status == 202
+        assert list(made.json()) == ["request_id"]
+        assert time.monotonic() - began < 0.5
+        path = f"/api/v1/jobs/{made.json()['request_id']}"
+        seen: list[str] = []
+
+        def done(path: str = path, seen: list[str] = seen) -> bool:
+            seen.append(walnut.request("GET", path, headers=headers).json()["status"])
+            return seen[-1] == "complete"
+
+        wait_until(done, 15, vendor)
+        assert set(seen) <= {"pending", "processing", "complete"}
+        assert "processing" in seen
+        result = walnut.request("GET", path, headers=headers).json()["result"]
+        assert (result["status"], result["vendor"], result["data"]) == ("success", f"{vendor}Vendor", data)
 
 
 def test_a_worker_that_is_told_to_end_finishes_or_gives_back(tmp_path: Path) -> None:
