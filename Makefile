@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE := .venv/.serve
 TEST := .venv/.test
 
-.PHONY: help serve dev test watch cover check fmt migrate stack bench load crash coherence idempotency lock tools clean
+.PHONY: help serve dev test watch cover check fmt migrate stack bench load queue crash coherence idempotency jobs lock tools clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

@@ -99,7 +99,8 @@ class Bench:
                     conn.exec_driver_sql(
                         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
                         f"INSERT INTO jobs({columns}) SELECT 'old' || ? || '-' || i, 'vendor', 'lane' || i % 20, "
-                        "NULL, CASE i % 50 WHEN 0 THEN 'failed' ELSE 'complete' END, 3, i, 1, 5, '{}', i, i, i, 2 FROM n",
+                        "NULL, CASE i % 50 WHEN 0 THEN 'failed' ELSE 'complete' END, 3, i, 1, 5, '{}', i, i, i, 2 "
+                        "FROM n",
                         (min(100_000, count - start), start),
                     )
 
