@@ -9,6 +9,7 @@ from typing import Any
 import compose_spec
 import yaml  # type: ignore[import-untyped]
 
+from api.jobs.worker import GRACE_SECONDS
 from tests.system.processes import PROJECT, Nginx
 
 COMPOSE = PROJECT / "docker-compose.yml"
@@ -50,15 +51,16 @@ def test_the_compose_file_is_valid() -> None:
 
 def test_every_command_of_the_compose_file_exists() -> None:
     ours = {name: service["command"] for name, service in services().items() if service["image"] == "walnut"}
-    assert ours.keys() == {"migrate", "api"}
+    assert ours.keys() == {"migrate", "api", "worker"}
     for name, command in ours.items():
         known = run(sys.executable, "-m", "api", *command, "--help")
         assert known.returncode == 0, f"{name}: {known.stderr}"
 
 
 def test_replicas_get_time_to_end() -> None:
-    """Gunicorn gives requests in flight 25 s; Docker must not kill before."""
+    """Gunicorn gives requests in flight 25 s, a worker its jobs GRACE_SECONDS; Docker must not kill before."""
     assert int(services()["api"]["stop_grace_period"].removesuffix("s")) > 25
+    assert int(services()["worker"]["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
 
 
 def test_the_dockerfile_is_clean() -> None:

@@ -172,13 +172,18 @@ def test_what_else_is_asked_on_the_connection_is_answered(server: Walnut, admin:
     """Who sends a request after the one for the stream wants that one answered: the stream ends, cleanly."""
     with closing(server.connect()) as connection:
         assert ask(connection, "HEAD", PATH, headers=admin).status == 200
-        connection.request("GET", PATH, headers=admin)
-        stream = connection.getresponse()
-        assert stream.readline().startswith(b"retry: ")
-        connection.sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        stream.read()
+        asked = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: {admin['Authorization']}\r\n\r\n"
+        connection.sock.sendall(asked.encode())
+        heard, asked_again = b"", False
         connection.sock.settimeout(5)
-        assert connection.sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        while heard.count(b"HTTP/1.1 200 ") < 2:  # by hand: http.client may have taken in more than the stream
+            heard += connection.sock.recv(4096)
+            if b"retry: " in heard and not asked_again:
+                connection.sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                asked_again = True
+        stream, _, answer = heard.rpartition(b"HTTP/1.1 200 ")
+        assert stream.endswith(b"0\r\n\r\n"), "a clean end"
+        assert answer
 
 
 def test_who_does_not_read_is_cut_off_and_holds_up_nobody(server: Walnut, admin: dict[str, str]) -> None:
