@@ -17,8 +17,8 @@ dev: $(SERVE) ## the same, and start anew when the code changes
 	@$(BIN)/walnut serve --reload
 
 test: $(TEST) tools ## install what the tests need, and run every test
-	$(BIN)/pytest -q -n 2 tests --ignore=tests/system
-	$(BIN)/pytest tests/system
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
 
 watch: $(TEST) ## run the quick tests whenever a file changes
 	$(BIN)/python -m tests.watch

@@ -21,6 +21,8 @@ import pytest
 from tests.system.clients import PASSWORD, QUIET, add_task, opened, sign_in
 from tests.system.processes import Redis, Walnut, ask, together
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = int(os.environ.get("COHERENCE_ROUNDS", "600"))
 THREADS = 3
 

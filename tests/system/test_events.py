@@ -21,6 +21,8 @@ import pytest
 from tests.system.clients import QUIET, add_task, opened, percentile, sign_in
 from tests.system.processes import HttpServer, Stack, Walnut, ask, wait_until
 
+pytestmark = pytest.mark.alone
+
 LISTENERS = int(os.environ.get("EVENTS_LISTENERS", "200"))
 EACH = 8  # of a user: should they all meet in one process, it takes 20
 SECRET = "tests are no secret: 0123456789 abcdefghijklmnopqrstuvwxyz ABCDEFGHIJ"

@@ -21,6 +21,8 @@ from tests.system.gateway import Gateway, Worker
 from tests.system.job_worker import LEASE
 from tests.system.processes import Walnut, wait_until
 
+pytestmark = pytest.mark.alone
+
 SECONDS = float(os.environ.get("JOBS_SECONDS", "5"))  # of killing
 COUNT = int(os.environ.get("JOBS_COUNT", "150"))
 PACED = int(os.environ.get("JOBS_PACED", "40"))

@@ -16,6 +16,8 @@ from tests.system.clients import sign_in
 from tests.system.conftest import NO_LIMITS
 from tests.system.processes import Answer, Nginx, Redis, Walnut, ask, together
 
+pytestmark = pytest.mark.alone
+
 HUNDRED = {"window": "100 per 15 minutes", "bucket": "token-bucket 100 refill 0.001/s"}
 CONNECTIONS, REQUESTS = 64, 1000
 PATH = "/api/v1/users/me"

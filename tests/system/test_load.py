@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.system.processes import PROJECT
+
+pytestmark = pytest.mark.alone
 
 
 def test_jobs_under_load_are_all_done_and_the_queue_drains(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ CONNECTIONS = 64
 DEADLINE = 5.0  # seconds a writer waits (api/db.py)
 HOLDER = """
 import sys, pysqlite3
+
+pytestmark = pytest.mark.alone
 connection = pysqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
 print("held", flush=True)

@@ -5,6 +5,8 @@ import pytest
 
 from tests.conftest import ended, start_python
 
+pytestmark = pytest.mark.alone
+
 WATCH = """
 from gevent import monkey
 block = __import__("time").sleep
