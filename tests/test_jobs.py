@@ -1,3 +1,4 @@
+import itertools
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -606,3 +607,114 @@ def test_a_full_disk_loses_no_outcome(app, queued, monkeypatch):
         until(lambda: ended(app))
     assert len(failures) == 3
     assert of(app, job, "status", "attempts") == ("complete", 1)
+
+
+# ---- what mutants showed to be unseen
+
+
+def test_an_earlier_attempt_of_the_same_worker_changes_nothing(app, claimed):
+    job = claimed()
+    settle(app, job, Again(error="x", after=0))
+    with app.app_context(), db.writing() as conn:
+        (second,) = queue.claim(conn, SOMEBODY, job["lane"], 3, 1, db.now())
+    before = history(app, job)
+    assert not settle(app, job, Done(result="old"))
+    assert history(app, job) == before
+    assert settle(app, second, Done(result="new"))
+
+
+def test_what_was_waited_for_is_over_once_it_came(app, claimed):
+    job = claimed()
+    started = db.now()
+    settle(app, job, Awaiting(within=60_000))
+    assert started + 60_000 <= of(app, job, "run_at") <= db.now() + 60_000
+    with app.app_context(), db.writing() as conn:
+        waiting = queue.get(conn, job["id"])
+        assert outcomes.end(conn, waiting, db.now(), result="by webhook")
+        assert not outcomes.end(conn, waiting, db.now(), error="too late")
+    assert of(app, job, "status", "result") == ("complete", "by webhook")
+
+
+def test_a_retry_wakes_the_workers(app, claimed):
+    job, rung = claimed(max_attempts=1), []
+    settle(app, job, Again(error="x"))
+    with app.app_context():
+        bells().ring = lambda: rung.append(1)
+        with db.writing() as conn:
+            queue.retry(conn, queue.get(conn, job["id"]), db.now())
+    assert rung == [1]
+
+
+def test_a_lane_that_was_closed_by_a_clock_that_was_wrong_is_open(app, queued):
+    queued(lane="acme", run_at=NOW)
+    with app.app_context(), db.writing() as conn:
+        for _ in range(lanes.FAILURES):
+            lanes.judge(conn, "acme", NOW + 3_600_000, failed=True)
+        assert len(lanes.claim(conn, "a", {}, 50, NOW).jobs) == 1
+
+
+def test_who_was_given_up_and_goes_on_is_on_the_list_again(app):
+    with app.app_context(), db.writing() as conn:
+        workers.beat(conn, "w", 1)
+        workers.beat(conn, "w", 2)
+        workers.leave(conn, "w")
+        workers.beat(conn, "w", 3)
+    assert rows(app, "SELECT id, beat, seen_at FROM workers") == [("w", 0, 3)]
+
+
+def test_a_job_begins_at_its_moment_or_not_at_all(app, queued, monkeypatch):
+    vendor(app, limit="10 per second", concurrency=100)
+    began = []
+    kinds.register(kinds.kind("vendor")(lambda job: began.append(db.now()) or Done()))
+    for _ in range(6):
+        queued(kind="vendor", lane="acme")
+    with working(app):
+        until(lambda: ended(app))
+    assert len(began) == 6
+    assert all(later - earlier >= 80 for earlier, later in itertools.pairwise(began)), began
+
+    late = queued(kind="vendor", lane="acme")
+    monkeypatch.setattr(lanes, "LATE", -1000)  # whoever is not early by a second is late
+    with working(app):
+        until(lambda: "given back" in history(app, late))
+        monkeypatch.setattr(lanes, "LATE", 1000)
+        until(lambda: ended(app))
+    assert of(app, late, "status") == "complete"
+    assert of(app, late, "max_attempts") > 5
+
+
+def test_outcomes_close_a_lane_and_open_it_again(app, queued):
+    fails = [True]
+    kinds.register(
+        kinds.kind("moody", attempts=50)(lambda job: Again(error="x", after=0, to_blame=True) if fails[0] else Done())
+    )
+    queued(kind="moody")
+    failures = "SELECT failures FROM lanes WHERE name = ':moody'"
+    with working(app):
+        until(lambda: rows(app, failures) == [(lanes.FAILURES,)])
+        fails[0] = False
+        execute(app, "UPDATE lanes SET closed_until = 0")
+        until(lambda: ended(app))
+    assert rows(app, failures) == [(0,)]
+
+
+def test_who_only_stood_still_keeps_his_bell(app, claimed, monkeypatch):
+    claimed()
+    monkeypatch.setattr(workers, "LEASE_SECONDS", -1.0)  # whoever is not dead is silent for too long
+    with app.app_context():
+        bell = bells().hang(SOMEBODY)
+        Worker(app, 5)._look_out(workers.Lookout(bells().is_dead))
+        assert rows(app, "SELECT status FROM jobs") == [("pending",)]
+        assert len(list(bells()._folder.iterdir())) == 2
+        bell.close()
+
+
+def test_two_short_jumps_of_the_clock_are_no_long_one(monkeypatch):
+    said, passed = [NOW], [50.0]
+    monkeypatch.setattr(clock_module.db, "now", lambda: said[0])
+    monkeypatch.setattr(clock_module.time, "clock_gettime", lambda _: passed[0])
+    clock = Clock()
+    for seconds, off in ((10, 3_600_000), (300, 0), (300, 3_600_000), (10, 3_600_000)):
+        passed[0] += seconds
+        said[0] = NOW + int((passed[0] - 50.0) * 1000) + off
+        assert clock.now() == said[0] - off
