@@ -5,6 +5,21 @@ import os
 from pathlib import Path
 
 
+def is_abandoned(path: Path) -> bool:
+    """Tell whether nobody holds a file or folder locked. One that is not there is not known to be anybody's."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
 class Lease:
     """A file that its holder keeps locked. The kernel lets go of it when the holder ends, however that comes about."""
 

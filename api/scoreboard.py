@@ -24,6 +24,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import mark_process_dead
 
+from api.lease import is_abandoned
 from api.tally import add_up
 
 VARIABLE = "WALNUT_SCOREBOARD"  # tells a process which folder is its replica's
@@ -157,11 +158,4 @@ def _is_abandoned(folder: Path) -> bool:
     about = folder.lstat()
     if about.st_uid != os.getuid() or time.time() - about.st_mtime < YOUNG:
         return False
-    file = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(file)
-    return True
+    return is_abandoned(folder)

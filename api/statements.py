@@ -7,7 +7,7 @@ decides how many requests a core answers (docs/performance.md). Names, types and
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Insert
+from sqlalchemy import Column, Connection, Dialect, Insert, bindparam, delete, select
 from sqlalchemy.sql import ClauseElement
 
 Row = dict[str, Any]
@@ -57,6 +57,15 @@ class Statement:
         if compiled is None:
             compiled = self._compiled[dialect.name] = Compiled(self.clause, dialect)
         return compiled
+
+
+def expired(key: Column[Any], moment: Column[Any]) -> Statement:
+    """Return the statement that deletes the `batch` rows of a table whose `moment` came first, up to `before`.
+
+    For who removes what has expired, in steps: until there are none. The moment's column needs an index.
+    """
+    first = select(key).where(moment <= bindparam("before")).order_by(moment).limit(bindparam("batch"))
+    return Statement(delete(key.table).where(key.in_(first)))
 
 
 class Compiled:

@@ -12,12 +12,12 @@ from base64 import urlsafe_b64encode
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from api import db
 from api.errors import Unauthenticated
 from api.settings import Settings
-from api.statements import Row, Statement
+from api.statements import Row, Statement, expired
 from api.tables import refresh_tokens, sessions, users
 from api.web import access_token, for_audit, record
 
@@ -48,16 +48,7 @@ UNSPENT = Statement(
         refresh_tokens.c.hash == bindparam("token_hash"), refresh_tokens.c.spent_at.is_(None)
     )
 )
-SWEEP = Statement(
-    delete(sessions).where(
-        sessions.c.id.in_(
-            select(sessions.c.id)
-            .where(sessions.c.expires_at <= bindparam("now"))
-            .order_by(sessions.c.expires_at)
-            .limit(bindparam("batch"))
-        )
-    )
-)
+SWEEP = expired(sessions.c.id, sessions.c.expires_at)
 KEEP = Statement(insert(refresh_tokens))
 OPEN = Statement(insert(sessions))
 END = Statement(
@@ -116,7 +107,7 @@ def end_all_sessions(conn: Connection, user_id: str) -> list[Row]:
 
 def sweep(conn: Connection) -> int:
     """Remove some sessions that have run out, and return how many: to be called again until there are none."""
-    return SWEEP.run(conn, now=db.now(), batch=BATCH)
+    return SWEEP.run(conn, before=db.now(), batch=BATCH)
 
 
 def _pair(user_id: str, session_id: str, refresh_token: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import gevent.socket
 from flask import Flask, current_app
 
 from api import db
+from api.lease import is_abandoned
 from api.settings import Settings
 
 SOCKET, LOCK = ".bell", ".alive"
@@ -56,18 +57,7 @@ class Bells:
 
     def is_dead(self, worker_id: str) -> bool:
         """Tell whether a worker of this host is known to be dead. One whose file is not here may live elsewhere."""
-        path = self._folder / f"{worker_id}{LOCK}"
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(file)
-        return True
+        return is_abandoned(self._folder / f"{worker_id}{LOCK}")
 
     def forget(self, worker_id: str) -> None:
         """Remove what a dead worker left."""

@@ -7,7 +7,7 @@ first; those that change something need the one of `db.writing`. docs/decisions/
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, insert, literal_column, select, update
 
 from api import db
 from api.errors import Conflict
@@ -15,7 +15,7 @@ from api.group_commit import after_commit
 from api.jobs.bell import bells
 from api.jobs.kinds import KINDS, Event, lane_of
 from api.jobs.outcomes import CANCELLED, FAILED, PENDING, PROCESSING, move, tell, tell_all
-from api.statements import Row, Statement
+from api.statements import Row, Statement, expired
 from api.tables import jobs
 from api.vendors import queries as vendors
 
@@ -33,16 +33,7 @@ SAME = Statement(
         jobs.c.status.in_([literal_column("'pending'"), literal_column("'processing'")]),
     )
 )
-SWEEP = Statement(
-    delete(jobs).where(
-        jobs.c.seq.in_(
-            select(jobs.c.seq)
-            .where(jobs.c.finished_at <= bindparam("before"))
-            .order_by(jobs.c.finished_at)
-            .limit(bindparam("batch"))
-        )
-    )
-)
+SWEEP = expired(jobs.c.seq, jobs.c.finished_at)
 CLAIM = Statement(
     update(jobs)
     .where(

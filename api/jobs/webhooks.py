@@ -4,14 +4,14 @@ It may come before the vendor's own answer to the call, after a time-out, twice,
 the first word about a job counts. Whoever is still at it finds that out by the job's status (api/jobs/queue.py).
 """
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from api import db, metrics
 from api.errors import Conflict, NotFound
 from api.jobs import outcomes, queue
 from api.jobs.kinds import Event
 from api.observe import note
-from api.statements import Row, Statement
+from api.statements import Row, Statement, expired
 from api.tables import webhook_ids
 
 KEPT = 24 * 3600 * 1000  # milliseconds for which an id is known; its signature is good for minutes
@@ -23,16 +23,7 @@ KNOWN = Statement(
     select(webhook_ids).where(webhook_ids.c.vendor == bindparam("its_vendor"), webhook_ids.c.id == bindparam("its_id"))
 )
 KEEP = Statement(insert(webhook_ids))
-SWEEP = Statement(
-    delete(webhook_ids).where(
-        webhook_ids.c.at.in_(
-            select(webhook_ids.c.at)
-            .where(webhook_ids.c.at < bindparam("before"))
-            .order_by(webhook_ids.c.at)
-            .limit(bindparam("batch"))
-        )
-    )
-)
+SWEEP = expired(webhook_ids.c.at, webhook_ids.c.at)
 
 
 def receive(conn: Connection, vendor: str, webhook_id: str, told: Row, now: int) -> Row:

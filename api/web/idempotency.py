@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 from api import db, failpoints, metrics
 from api.errors import Invalid, KeyReused, Malformed, Refusal, UnsupportedMediaType
 from api.observe import note
-from api.statements import Row, Statement
+from api.statements import Row, Statement, expired
 from api.tables import idempotency_keys
 from api.web import guard, headers, inputs, problems
 from api.web.contract import Contract
@@ -36,16 +36,7 @@ FIND = Statement(
 )
 STORE = Statement(insert(idempotency_keys))
 REMOVE = Statement(delete(idempotency_keys).where(idempotency_keys.c.seq == bindparam("number")))
-SWEEP = Statement(
-    delete(idempotency_keys).where(
-        idempotency_keys.c.seq.in_(
-            select(idempotency_keys.c.seq)
-            .where(idempotency_keys.c.expires_at <= bindparam("now"))
-            .order_by(idempotency_keys.c.expires_at)
-            .limit(bindparam("batch"))
-        )
-    )
-)
+SWEEP = expired(idempotency_keys.c.seq, idempotency_keys.c.expires_at)
 
 
 class Key(NamedTuple):
@@ -96,7 +87,7 @@ def wrap_inputs(view: Callable[..., Any], contract: Contract) -> Callable[..., A
 
 def sweep(conn: Connection) -> int:
     """Delete some of the keys that have expired, and return how many: to be called again until there are none."""
-    return SWEEP.run(conn, now=db.now(), batch=BATCH)
+    return SWEEP.run(conn, before=db.now(), batch=BATCH)
 
 
 def parsed(header: str) -> str:
