@@ -358,12 +358,28 @@ def test_a_lane_that_fails_is_closed_then_one_tries(app, queued):
             lanes.judge(conn, "acme", NOW, failed=True)
         assert lanes.may_claim(conn, {}, 50, NOW) == (False, NOW + lanes.SHORTEST)
         assert lanes.claim(conn, "a", {}, 50, NOW).jobs == []
-        assert len(lanes.claim(conn, "a", {}, 50, NOW + lanes.SHORTEST).jobs) == 1
-        assert lanes.claim(conn, "b", {}, 50, NOW + lanes.SHORTEST).jobs == []
-        lanes.judge(conn, "acme", NOW, failed=True)
-        assert lanes.may_claim(conn, {}, 50, NOW) == (False, NOW + 2 * lanes.SHORTEST)
-        lanes.judge(conn, "acme", NOW, failed=False)
-        assert len(lanes.claim(conn, "b", {}, 50, NOW).jobs) == 8
+        assert lanes.judge(conn, "acme", NOW, failed=True) is None  # they were under way: nothing new
+        then = NOW + lanes.SHORTEST
+        assert len(lanes.claim(conn, "a", {}, 50, then).jobs) == 1
+        assert lanes.claim(conn, "b", {}, 50, then).jobs == []  # one tries, and the lane is closed for twice as long
+        assert lanes.may_claim(conn, {}, 50, then) == (False, then + 2 * lanes.SHORTEST)
+        lanes.judge(conn, "acme", then, failed=True)
+        then += 2 * lanes.SHORTEST
+        assert len(lanes.claim(conn, "a", {}, 50, then).jobs) == 1  # though the one before still waits for its answer
+        lanes.judge(conn, "acme", then, failed=False)
+        assert len(lanes.claim(conn, "b", {}, 50, then).jobs) == 7
+
+
+def test_a_lane_is_closed_for_five_minutes_at_the_most(app, queued):
+    vendor(app)
+    queued(lane="acme", run_at=NOW)
+    now = NOW
+    with app.app_context(), db.writing() as conn:
+        for _ in range(40):
+            until = lanes.judge(conn, "acme", now, failed=True) or now
+            assert until - now <= lanes.LONGEST
+            now = until
+    assert rows(app, "SELECT failures FROM lanes") == [(40,)]
 
 
 # ---- workers

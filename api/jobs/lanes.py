@@ -56,6 +56,7 @@ class Admission(NamedTuple):
     most: int
     begins: list[Begin] | None = None
     again_at: int | None = None
+    failures: int = 0  # of its lane, this one counted, if only one may try whether it is well again
 
 
 class Claims(NamedTuple):
@@ -117,26 +118,34 @@ def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], no
     vendor = vendors.by_name(conn, lane)
     if vendor:
         most = min(most, vendor["concurrency"] - running.get(lane, 0)) if vendor["active"] else 0
-    if state["failures"] >= FAILURES:  # it may be well again: one tries
-        most = min(most, 1 - running.get(lane, 0))
+    tries = (
+        state["failures"] >= FAILURES
+    )  # it may be well again: one tries, and until it succeeds the lane stays closed
+    most = min(most, 1) if tries else most
     if most <= 0:
         return Admission(0)
-    return _paced(state, pace(vendor["limit"]), most, now) if vendor and vendor["limit"] else Admission(most)
+    limit = pace(vendor["limit"]) if vendor and vendor["limit"] else None
+    admission = _paced(state, limit, most, now) if limit else Admission(most)
+    return admission._replace(failures=state["failures"] + 1) if tries else admission
 
 
-def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
-    """Count a failure of a lane, or forget those there were. Enough of them close it, for longer each time."""
+def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> int | None:
+    """Count a failure of a lane, or forget those there were. Return until when it is closed if that has changed."""
     state = STATE.first(conn, lane=lane)
-    if state is None:
-        if not failed:
-            return
-        OPEN.run(conn, name=lane, **NONE)
-        state = NONE
-    if not failed and not state["failures"]:
-        return
-    failures = state["failures"] + 1 if failed else 0
-    closed = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
-    JUDGE.run(conn, lane=lane, new_failures=failures, until=now + closed if closed else 0)
+    if state is None and failed:
+        OPEN.run(conn, **NONE | {"name": lane})
+    state = state or NONE
+    if failed and now < state["closed_until"] <= now + LONGEST:
+        return None  # those that were under way when it was closed tell nothing new
+    return _close(conn, lane, state["failures"] + 1 if failed else 0, now) if failed or state["failures"] else None
+
+
+def _close(conn: Connection, lane: str, failures: int, now: int) -> int | None:
+    """Close a lane after so many failures in a row, the longer the more there were; not after a few."""
+    seconds = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
+    until = now + seconds if seconds else 0
+    JUDGE.run(conn, lane=lane, new_failures=failures, until=until)
+    return until or None
 
 
 def _share(free: int, mine: int) -> int:
@@ -166,6 +175,8 @@ def _paced(state: Row, limit: Limit, most: int, now: int) -> Admission:
 
 def _begun(conn: Connection, lane: str, rows: list[Row], admission: Admission, now: int) -> list[tuple[Row, int]]:
     """Return the claimed jobs with their moments, and count those that were used."""
+    if rows and admission.failures:
+        _close(conn, lane, admission.failures, now)
     if admission.begins is None or not rows:
         return [(row, now) for row in rows]
     last = admission.begins[len(rows) - 1].used

@@ -109,7 +109,9 @@ class Worker:
     def _judge(self, conn: Any, told: list[tuple[Row, Outcome, bool]], now: int) -> None:
         for job, outcome, kept in told:
             if kept and isinstance(outcome, Again) and outcome.to_blame:
-                lanes.judge(conn, job["lane"], now, failed=True)
+                until = lanes.judge(conn, job["lane"], now, failed=True)
+                if until:
+                    log.warning("a lane is closed", extra={"lane": job["lane"], "seconds": (until - now) / 1000})
         for lane in {job["lane"] for job, outcome, kept in told if kept and not isinstance(outcome, Again | GivenBack)}:
             lanes.judge(conn, lane, now, failed=False)
 
