@@ -9,7 +9,7 @@ from api import db
 from api.errors import Conflict, Unavailable
 from api.group_commit import after_commit
 from api.jobs import clock as clock_module
-from api.jobs import heads, kinds, lanes, outcomes, queue, workers
+from api.jobs import heads, kinds, lanes, maintenance, outcomes, queue, workers
 from api.jobs import worker as worker_module
 from api.jobs.bell import bells
 from api.jobs.clock import Clock
@@ -218,6 +218,22 @@ def test_a_retry_has_as_many_attempts_as_a_new_one(app, claimed):
         assert (again["status"], again["attempts"], again["max_attempts"]) == ("pending", 1, 4)
         with pytest.raises(Conflict, match="The job is pending"):
             queue.retry(conn, again, db.now())
+
+
+def test_a_retry_gives_way_to_who_has_its_key_now(app, claimed, queued):
+    old, alone = claimed(dedup_key="k"), claimed()
+    settle(app, old, Failed(error="x"))
+    second = claimed(dedup_key="k")
+    for job in (second, alone):
+        settle(app, job, Failed(error="x"))
+    new = queued(dedup_key="k")
+    with app.app_context():
+        with db.writing() as conn, pytest.raises(Conflict, match=new["id"]):
+            queue.retry(conn, queue.get(conn, old["id"]), db.now())
+        assert sum(maintenance.retrying(None, db.now())) == 1  # one in the way does not hold up the others
+        execute(app, "UPDATE jobs SET status = 'complete' WHERE id = ?", new["id"])
+        assert sum(maintenance.retrying(None, db.now())) == 1  # of two with one key there is one
+    assert [of(app, job, "status") for job in (alone, old, second)] == ["pending", "pending", "failed"]
 
 
 def test_backoff_is_jittered_and_bounded():
