@@ -3,6 +3,7 @@ import time
 from contextlib import contextmanager, suppress
 
 import gevent
+import orjson
 import pytest
 
 from api import db
@@ -463,6 +464,17 @@ def test_a_kind_that_goes_wrong_harms_its_own_job_only(app, queued, fault, said)
     assert of(app, bad, "status") == "failed"
     assert said in of(app, bad, "error")
     assert of(app, good, "status") == "complete"
+
+
+@pytest.mark.parametrize("depth", [253, 254, 255])
+def test_a_result_is_no_deeper_than_can_be_read(app, admin, queued, depth):
+    kinds.register(kinds.kind("deep", attempts=1)(lambda job: Done(result=orjson.loads("[" * depth + "]" * depth))))
+    job = queued(kind="deep")
+    with working(app):
+        until(lambda: ended(app))
+    shown = admin("GET", f"/jobs/{job['id']}")
+    assert shown.status_code == 200, shown.text
+    assert shown.json["status"] == ("complete" if depth < 254 else "failed")
 
 
 def test_a_kind_that_nobody_knows_waits_for_somebody_who_does(app, queued):
