@@ -258,6 +258,15 @@ def test_counts_are_right_whatever_happens(app, queued, claimed, admin):
     assert rows(app, "SELECT * FROM job_counts WHERE n <> 0 ORDER BY 1, 2, 3") == rows(app, counted)
 
 
+def test_a_persons_counts_are_of_what_the_list_shows(app, queued, admin):
+    person = sign_up(app, "bob")
+    queued({"sealed": "x"}, kind="mail", owner_id=person.id)
+    queued(kind="vendor", lane="sync", owner_id=person.id)
+    found = person("GET", "/jobs").json
+    assert (len(found["items"]), found["total"], found["counts"]["pending"]) == (1, 1, 1)
+    assert admin("GET", "/jobs").json["total"] == 2
+
+
 def test_queries_for_work_use_the_small_indices(app, queued):
     queued()
     for statement, words in (

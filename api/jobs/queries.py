@@ -28,7 +28,7 @@ EVENTS = Statement(
     .order_by(job_history.c.seq.desc())
     .limit(bindparam("most"))
 )
-OF_A_VENDOR = job_counts.c.lane >= literal_column("'0'")  # the lane of any other kind begins with ":"
+OF_A_VENDOR = func.substr(job_counts.c.lane, 1, 1) != literal_column("':'")  # with which the other kinds' begin
 
 
 def find(conn: Connection, owner_id: str | None, query: dict[str, Any]) -> Any:
