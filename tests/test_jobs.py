@@ -258,6 +258,17 @@ def test_counts_are_right_whatever_happens(app, queued, claimed, admin):
     assert rows(app, "SELECT * FROM job_counts WHERE n <> 0 ORDER BY 1, 2, 3") == rows(app, counted)
 
 
+def test_who_names_a_time_long_ago_is_not_before_others(app, admin):
+    body = {"vendor_type": "sync", "vendor_payload": None}
+    first = admin("POST", "/jobs", body).json["request_id"]
+    admin("POST", "/jobs", body | {"run_at": "1971-01-01T00:00:00Z"})
+    with app.app_context(), db.reading() as conn:
+        assert heads.heads(conn)["sync"][0].run_at > db.now() - 60_000
+    with app.app_context(), db.writing() as conn:
+        (job,) = queue.claim(conn, SOMEBODY, "sync", 3, 1, db.now())
+    assert job["id"] == first
+
+
 def test_a_persons_counts_are_of_what_the_list_shows(app, queued, admin):
     person = sign_up(app, "bob")
     queued({"sealed": "x"}, kind="mail", owner_id=person.id)
