@@ -203,6 +203,18 @@ def test_the_same_attempt_by_another_worker_changes_nothing(app, claimed):
     assert not settle(app, job | {"worker_id": "another"}, Done(result=1))
 
 
+def test_an_outcome_is_not_that_of_the_next_job_with_the_same_number(app, claimed):
+    """Cancelled while it was under way, then removed: SQLite gives the highest number again."""
+    old = claimed()
+    with app.app_context(), db.writing() as conn:
+        queue.cancel(conn, queue.get(conn, old["id"]), db.now())
+        assert queue.sweep(conn, db.now()) == 1
+    new = claimed()
+    assert (new["seq"], new["attempts"], new["worker_id"]) == (old["seq"], old["attempts"], old["worker_id"])
+    assert not settle(app, old, Done(result="somebody else's"))
+    assert of(app, new, "status", "result") == ("processing", None)
+
+
 def test_of_jobs_with_one_key_there_is_one_until_it_has_ended(app, queued, claimed):
     first = claimed(dedup_key="k")
     assert queued(dedup_key="k")["id"] == first["id"]
