@@ -1,4 +1,6 @@
+import errno
 import os
+import socket
 import time
 from contextlib import contextmanager, suppress
 
@@ -608,6 +610,20 @@ def test_a_socket_that_nobody_reads_holds_up_nobody(app):
         assert time.monotonic() - started < 1
         bell.close()
         bells().ring()
+
+
+def test_who_cannot_ring_has_committed_nevertheless(app, queued, monkeypatch):
+    def too_many(*_arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with app.app_context():
+        bell = bells().hang("w1")
+        for module, name in ((os, "scandir"), (socket, "socket")):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, too_many)
+                queued()
+        bell.close()
+    assert rows(app, "SELECT count(*) FROM jobs") == [(2,)]
 
 
 def test_a_bell_may_hang_at_the_end_of_a_long_path(make_app, tmp_path):
