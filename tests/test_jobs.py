@@ -480,6 +480,19 @@ def test_one_lane_that_hangs_leaves_room_for_others(app, queued, monkeypatch):
         assert worker._mine[":hangs"] == 5
 
 
+def test_who_cancels_does_not_get_more_calls_at_once(app, queued, admin, monkeypatch):
+    monkeypatch.setattr(worker_module, "GRACE_SECONDS", 0.1)
+    began = []
+    kinds.register(kinds.kind("vendor")(lambda job: began.append(job.id) or gevent.sleep(60) or Done()))
+    admin("PATCH", "/vendors/sync", {"concurrency": 2})
+    with working(app):
+        for _ in range(5):
+            job = queued(kind="vendor", lane="sync")
+            gevent.sleep(0.05)
+            assert admin("POST", f"/jobs/{job['id']}/cancellation").status_code == 200
+        assert len(began) == 2
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

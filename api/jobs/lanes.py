@@ -68,9 +68,10 @@ class Claims(NamedTuple):
     again_at: int | None
 
 
-def busy(conn: Connection) -> dict[str, int]:
-    """Return how many jobs of each lane workers are at."""
-    return {row["lane"]: row["n"] for row in BUSY.all(conn)}
+def busy(conn: Connection, mine: Mapping[str, int]) -> dict[str, int]:
+    """Return how many jobs of each lane workers are at. Of `mine`, which were cancelled meanwhile are still called."""
+    found = {row["lane"]: row["n"] for row in BUSY.all(conn)}
+    return found | {lane: max(n, found.get(lane, 0)) for lane, n in mine.items()}
 
 
 def claim(conn: Connection, worker_id: str, mine: Mapping[str, int], places: int, now: int) -> Claims:
@@ -80,7 +81,7 @@ def claim(conn: Connection, worker_id: str, mine: Mapping[str, int], places: int
     """
     found: list[tuple[Row, int]] = []
     again: list[int] = []
-    running = busy(conn)
+    running = busy(conn, mine)
     for lane, due in heads(conn).items():
         again += [head.run_at for head in due if head.run_at > now]
         free = places - len(found)
@@ -101,7 +102,7 @@ def may_claim(conn: Connection, mine: Mapping[str, int], places: int, now: int) 
     for lane, due in heads(conn).items():
         again += [head.run_at for head in due if head.run_at > now]
         if any(head.run_at <= now for head in due):
-            running = busy(conn) if running is None else running
+            running = busy(conn, mine) if running is None else running
             admission = admit(conn, lane, _share(places, mine.get(lane, 0)), running, now)
             if admission.most > 0:
                 return True, None
