@@ -493,6 +493,20 @@ def test_who_cancels_does_not_get_more_calls_at_once(app, queued, admin, monkeyp
         assert len(began) == 2
 
 
+def test_a_job_that_is_tried_again_while_its_first_call_goes_on_is_two(app, queued, admin):
+    """The end of the first is not taken for the end of the second: at the end of the worker that waits for it."""
+    slow = {1: 0.4, 2: 0.8}
+    kinds.register(kinds.kind("vendor")(lambda job: gevent.sleep(slow[job.attempt]) or Done(result=job.attempt)))
+    with working(app):
+        job = queued(kind="vendor", lane="sync")
+        until(lambda: of(app, job, "attempts") == 1)
+        admin("POST", f"/jobs/{job['id']}/cancellation")
+        admin("POST", f"/jobs/{job['id']}/retry")
+        until(lambda: of(app, job, "attempts") == 2)
+        gevent.sleep(0.45)
+    assert of(app, job, "status", "result") == ("complete", 2)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
