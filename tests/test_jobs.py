@@ -398,6 +398,17 @@ def test_only_what_was_claimed_is_counted(app, queued):
     assert paced(app, [NOW + 3]) == [NOW + 3] * 4
 
 
+def test_nothing_is_looked_up_for_lanes_that_there_is_no_place_for(app, queued, monkeypatch):
+    for n in range(40):
+        queued(lane=f"lane{n}")
+    asked, real = [], lanes.vendors.by_name
+    monkeypatch.setattr(lanes.vendors, "by_name", lambda conn, name: asked.append(name) or real(conn, name))
+    with app.app_context(), db.writing() as conn:
+        assert len(lanes.claim(conn, "a", {}, 2, db.now()).jobs) == 2
+        assert len(lanes.claim(conn, "a", {"lane2": 1}, 1, db.now()).jobs) == 1
+    assert asked == ["lane0", "lane1", "lane3"]
+
+
 def test_a_lane_that_fails_is_closed_then_one_tries(app, queued):
     vendor(app)
     for _ in range(9):

@@ -112,6 +112,8 @@ def may_claim(conn: Connection, mine: Mapping[str, int], places: int, now: int) 
 
 def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], now: int) -> Admission:
     """Decide how many jobs of a lane may be claimed, up to `most`. Times are in milliseconds."""
+    if most <= 0:  # there may be hundreds of lanes, and the write lock is held
+        return Admission(0)
     state = STATE.first(conn, lane=lane) or NONE
     if now < state["closed_until"] <= now + LONGEST:  # later than that was said by a clock that was wrong
         return Admission(0, again_at=state["closed_until"])
