@@ -11,8 +11,8 @@ import pytest
 from api import db
 from api.errors import Conflict, Unavailable
 from api.group_commit import after_commit
+from api.jobs import attempts, heads, kinds, lanes, maintenance, outcomes, queue, workers
 from api.jobs import clock as clock_module
-from api.jobs import heads, kinds, lanes, maintenance, outcomes, queue, workers
 from api.jobs import worker as worker_module
 from api.jobs.bell import bells
 from api.jobs.clock import Clock
@@ -547,6 +547,14 @@ def test_a_result_is_no_deeper_than_can_be_read(app, admin, queued, depth):
     shown = admin("GET", f"/jobs/{job['id']}")
     assert shown.status_code == 200, shown.text
     assert shown.json["status"] == ("complete" if depth < 254 else "failed")
+
+
+def test_a_result_may_be_as_large_as_it_says(app, queued):
+    kinds.register(kinds.kind("large", attempts=1)(lambda job: Done(result="x" * (attempts.MAX_RESULT + job.payload))))
+    fits, too_large = queued(-2, kind="large"), queued(-1, kind="large")
+    with working(app):
+        until(lambda: ended(app))
+    assert (of(app, fits, "status"), of(app, too_large, "status")) == ("complete", "failed")
 
 
 def test_a_kind_that_nobody_knows_waits_for_somebody_who_does(app, queued):
