@@ -565,6 +565,15 @@ def test_a_kind_that_nobody_knows_waits_for_somebody_who_does(app, queued):
     assert of(app, job, "run_at") > db.now() + 10_000
 
 
+def test_jobs_of_a_kind_that_nobody_knows_lose_no_attempt(app, queued):
+    job = queued(lane=kinds.lane_of("novel"))
+    with app.app_context(), db.writing() as conn:
+        assert lanes.may_claim(conn, {}, 50, db.now()) == (False, None)
+        assert lanes.claim(conn, "old", {}, 50, db.now()).jobs == []
+        kinds.register(kinds.kind("novel")(lambda job: Done()))
+        assert [found["id"] for found, _ in lanes.claim(conn, "new", {}, 50, db.now()).jobs] == [job["id"]]
+
+
 def test_a_worker_that_is_told_to_end_gives_back_what_does_not(app, queued, monkeypatch):
     monkeypatch.setattr(worker_module, "GRACE_SECONDS", 0.3)
     kinds.register(kinds.kind("slow")(lambda job: gevent.sleep(60) or Done()))

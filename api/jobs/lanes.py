@@ -11,6 +11,7 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, literal_column
 
 from api.jobs import queue
 from api.jobs.heads import heads
+from api.jobs.kinds import KINDS, lane_of
 from api.jobs.queue import BY_PROCESSING, IS_PROCESSING
 from api.rates import Count, Limit
 from api.statements import Row, Statement
@@ -112,7 +113,7 @@ def may_claim(conn: Connection, mine: Mapping[str, int], places: int, now: int) 
 
 def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], now: int) -> Admission:
     """Decide how many jobs of a lane may be claimed, up to `most`. Times are in milliseconds."""
-    if most <= 0:  # there may be hundreds of lanes, and the write lock is held
+    if most <= 0 or _is_unknown(lane):  # there may be hundreds of lanes, and the write lock is held
         return Admission(0)
     state = STATE.first(conn, lane=lane) or NONE
     if now < state["closed_until"] <= now + LONGEST:  # later than that was said by a clock that was wrong
@@ -140,6 +141,11 @@ def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
     failures = state["failures"] + 1 if failed else 0
     closed = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
     JUDGE.run(conn, lane=lane, new_failures=failures, until=now + closed if closed else 0)
+
+
+def _is_unknown(lane: str) -> bool:
+    """Tell whether a lane is that of a kind of a newer version: its jobs lose no attempt to who cannot do them."""
+    return lane.startswith(lane_of("")) and lane.removeprefix(lane_of("")) not in KINDS
 
 
 def _share(free: int, mine: int) -> int:
