@@ -13,11 +13,13 @@ from api.errors import Conflict, Unavailable
 from api.group_commit import after_commit
 from api.jobs import attempts, heads, kinds, lanes, maintenance, outcomes, queue, workers
 from api.jobs import clock as clock_module
+from api.jobs import vendors as calls
 from api.jobs import worker as worker_module
 from api.jobs.bell import bells
 from api.jobs.clock import Clock
 from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, GivenBack
 from api.jobs.worker import Worker
+from api.outgoing.calls import Reply
 from tests.conftest import execute, rows, sign_up
 
 NOW = 1_800_000_000_000
@@ -737,3 +739,28 @@ def test_a_full_disk_loses_no_outcome(app, queued, monkeypatch):
         until(lambda: ended(app))
     assert len(failures) == 3
     assert of(app, job, "status", "attempts") == ("complete", 1)
+
+
+# ---- what a vendor's answer means
+
+
+@pytest.mark.parametrize(
+    ("said", "after"),
+    [
+        ("120", 120_000),
+        ("0", 0),
+        ("99999999999", 86_400_000),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400_000),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", 0),
+        ("-5", None),
+        ("1.5", None),
+        ("9" * 5000, None),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_a_vendor_may_ask_for_a_day_and_for_nothing_senseless(said, after):
+    reply = Reply(503, {"Retry-After": said}, b"")
+    outcome = calls.meaning({"mode": "sync"}, reply, Event(NOW, "called"))
+    assert (outcome.after, outcome.to_blame) == (after, True)
