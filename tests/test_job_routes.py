@@ -325,6 +325,8 @@ def http_date(seconds):
         (http_date(-60), 0, 0),
         ("-5", None, None),
         ("soon", None, None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400_000, 86_400_000),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None, None),
         ("1.5", None, None),
         ("", None, None),
         ("9" * 100, 86_400_000, 86_400_000),

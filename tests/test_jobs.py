@@ -1,16 +1,19 @@
+import errno
 import itertools
 import os
+import socket
 import time
 from contextlib import contextmanager, suppress
 
 import gevent
+import orjson
 import pytest
 
 from api import db
 from api.errors import Conflict, Unavailable
 from api.group_commit import after_commit
+from api.jobs import attempts, heads, kinds, lanes, maintenance, outcomes, queue, workers
 from api.jobs import clock as clock_module
-from api.jobs import heads, kinds, lanes, outcomes, queue, workers
 from api.jobs import worker as worker_module
 from api.jobs.bell import bells
 from api.jobs.clock import Clock
@@ -203,6 +206,18 @@ def test_the_same_attempt_by_another_worker_changes_nothing(app, claimed):
     assert not settle(app, job | {"worker_id": "another"}, Done(result=1))
 
 
+def test_an_outcome_is_not_that_of_the_next_job_with_the_same_number(app, claimed):
+    """Cancelled while it was under way, then removed: SQLite gives the highest number again."""
+    old = claimed()
+    with app.app_context(), db.writing() as conn:
+        queue.cancel(conn, queue.get(conn, old["id"]), db.now())
+        assert queue.sweep(conn, db.now()) == 1
+    new = claimed()
+    assert (new["seq"], new["attempts"], new["worker_id"]) == (old["seq"], old["attempts"], old["worker_id"])
+    assert not settle(app, old, Done(result="somebody else's"))
+    assert of(app, new, "status", "result") == ("processing", None)
+
+
 def test_of_jobs_with_one_key_there_is_one_until_it_has_ended(app, queued, claimed):
     first = claimed(dedup_key="k")
     assert queued(dedup_key="k")["id"] == first["id"]
@@ -219,6 +234,22 @@ def test_a_retry_has_as_many_attempts_as_a_new_one(app, claimed):
         assert (again["status"], again["attempts"], again["max_attempts"]) == ("pending", 1, 4)
         with pytest.raises(Conflict, match="The job is pending"):
             queue.retry(conn, again, db.now())
+
+
+def test_a_retry_gives_way_to_who_has_its_key_now(app, claimed, queued):
+    old, alone = claimed(dedup_key="k"), claimed()
+    settle(app, old, Failed(error="x"))
+    second = claimed(dedup_key="k")
+    for job in (second, alone):
+        settle(app, job, Failed(error="x"))
+    new = queued(dedup_key="k")
+    with app.app_context():
+        with db.writing() as conn, pytest.raises(Conflict, match=new["id"]):
+            queue.retry(conn, queue.get(conn, old["id"]), db.now())
+        assert sum(maintenance.retrying(None, db.now())) == 1  # one in the way does not hold up the others
+        execute(app, "UPDATE jobs SET status = 'complete' WHERE id = ?", new["id"])
+        assert sum(maintenance.retrying(None, db.now())) == 1  # of two with one key there is one
+    assert [of(app, job, "status") for job in (alone, old, second)] == ["pending", "pending", "failed"]
 
 
 def test_backoff_is_jittered_and_bounded():
@@ -240,6 +271,26 @@ def test_counts_are_right_whatever_happens(app, queued, claimed, admin):
     execute(app, "UPDATE jobs SET owner_id = NULL WHERE lane = 'z'")
     counted = "SELECT coalesce(owner_id, ''), lane, status, count(*) FROM jobs GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
     assert rows(app, "SELECT * FROM job_counts WHERE n <> 0 ORDER BY 1, 2, 3") == rows(app, counted)
+
+
+def test_who_names_a_time_long_ago_is_not_before_others(app, admin):
+    body = {"vendor_type": "sync", "vendor_payload": None}
+    first = admin("POST", "/jobs", body).json["request_id"]
+    admin("POST", "/jobs", body | {"run_at": "1971-01-01T00:00:00Z"})
+    with app.app_context(), db.reading() as conn:
+        assert heads.heads(conn)["sync"][0].run_at > db.now() - 60_000
+    with app.app_context(), db.writing() as conn:
+        (job,) = queue.claim(conn, SOMEBODY, "sync", 3, 1, db.now())
+    assert job["id"] == first
+
+
+def test_a_persons_counts_are_of_what_the_list_shows(app, queued, admin):
+    person = sign_up(app, "bob")
+    queued({"sealed": "x"}, kind="mail", owner_id=person.id)
+    queued(kind="vendor", lane="sync", owner_id=person.id)
+    found = person("GET", "/jobs").json
+    assert (len(found["items"]), found["total"], found["counts"]["pending"]) == (1, 1, 1)
+    assert admin("GET", "/jobs").json["total"] == 2
 
 
 def test_queries_for_work_use_the_small_indices(app, queued):
@@ -348,6 +399,17 @@ def test_only_what_was_claimed_is_counted(app, queued):
     assert paced(app, [NOW + 3]) == [NOW + 3] * 4
 
 
+def test_nothing_is_looked_up_for_lanes_that_there_is_no_place_for(app, queued, monkeypatch):
+    for n in range(40):
+        queued(lane=f"lane{n}")
+    asked, real = [], lanes.vendors.by_name
+    monkeypatch.setattr(lanes.vendors, "by_name", lambda conn, name: asked.append(name) or real(conn, name))
+    with app.app_context(), db.writing() as conn:
+        assert len(lanes.claim(conn, "a", {}, 2, db.now()).jobs) == 2
+        assert len(lanes.claim(conn, "a", {"lane2": 1}, 1, db.now()).jobs) == 1
+    assert asked == ["lane0", "lane1", "lane3"]
+
+
 def test_a_lane_that_fails_is_closed_then_one_tries(app, queued):
     vendor(app)
     for _ in range(9):
@@ -446,6 +508,33 @@ def test_one_lane_that_hangs_leaves_room_for_others(app, queued, monkeypatch):
         assert worker._mine[":hangs"] == 5
 
 
+def test_who_cancels_does_not_get_more_calls_at_once(app, queued, admin, monkeypatch):
+    monkeypatch.setattr(worker_module, "GRACE_SECONDS", 0.1)
+    began = []
+    kinds.register(kinds.kind("vendor")(lambda job: began.append(job.id) or gevent.sleep(60) or Done()))
+    admin("PATCH", "/vendors/sync", {"concurrency": 2})
+    with working(app):
+        for _ in range(5):
+            job = queued(kind="vendor", lane="sync")
+            gevent.sleep(0.05)
+            assert admin("POST", f"/jobs/{job['id']}/cancellation").status_code == 200
+        assert len(began) == 2
+
+
+def test_a_job_that_is_tried_again_while_its_first_call_goes_on_is_two(app, queued, admin):
+    """The end of the first is not taken for the end of the second: at the end of the worker that waits for it."""
+    slow = {1: 0.4, 2: 0.8}
+    kinds.register(kinds.kind("vendor")(lambda job: gevent.sleep(slow[job.attempt]) or Done(result=job.attempt)))
+    with working(app):
+        job = queued(kind="vendor", lane="sync")
+        until(lambda: of(app, job, "attempts") == 1)
+        admin("POST", f"/jobs/{job['id']}/cancellation")
+        admin("POST", f"/jobs/{job['id']}/retry")
+        until(lambda: of(app, job, "attempts") == 2)
+        gevent.sleep(0.45)
+    assert of(app, job, "status", "result") == ("complete", 2)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -466,12 +555,40 @@ def test_a_kind_that_goes_wrong_harms_its_own_job_only(app, queued, fault, said)
     assert of(app, good, "status") == "complete"
 
 
+@pytest.mark.parametrize("depth", [253, 254, 255])
+def test_a_result_is_no_deeper_than_can_be_read(app, admin, queued, depth):
+    kinds.register(kinds.kind("deep", attempts=1)(lambda job: Done(result=orjson.loads("[" * depth + "]" * depth))))
+    job = queued(kind="deep")
+    with working(app):
+        until(lambda: ended(app))
+    shown = admin("GET", f"/jobs/{job['id']}")
+    assert shown.status_code == 200, shown.text
+    assert shown.json["status"] == ("complete" if depth < 254 else "failed")
+
+
+def test_a_result_may_be_as_large_as_it_says(app, queued):
+    kinds.register(kinds.kind("large", attempts=1)(lambda job: Done(result="x" * (attempts.MAX_RESULT + job.payload))))
+    fits, too_large = queued(-2, kind="large"), queued(-1, kind="large")
+    with working(app):
+        until(lambda: ended(app))
+    assert (of(app, fits, "status"), of(app, too_large, "status")) == ("complete", "failed")
+
+
 def test_a_kind_that_nobody_knows_waits_for_somebody_who_does(app, queued):
     job = queued()
     execute(app, "UPDATE jobs SET kind = 'novel'")
     with working(app):
         until(lambda: of(app, job, "attempts") == 1 and of(app, job, "status") == "pending")
     assert of(app, job, "run_at") > db.now() + 10_000
+
+
+def test_jobs_of_a_kind_that_nobody_knows_lose_no_attempt(app, queued):
+    job = queued(lane=kinds.lane_of("novel"))
+    with app.app_context(), db.writing() as conn:
+        assert lanes.may_claim(conn, {}, 50, db.now()) == (False, None)
+        assert lanes.claim(conn, "old", {}, 50, db.now()).jobs == []
+        kinds.register(kinds.kind("novel")(lambda job: Done()))
+        assert [found["id"] for found, _ in lanes.claim(conn, "new", {}, 50, db.now()).jobs] == [job["id"]]
 
 
 def test_a_worker_that_is_told_to_end_gives_back_what_does_not(app, queued, monkeypatch):
@@ -565,6 +682,20 @@ def test_a_socket_that_nobody_reads_holds_up_nobody(app):
         assert time.monotonic() - started < 1
         bell.close()
         bells().ring()
+
+
+def test_who_cannot_ring_has_committed_nevertheless(app, queued, monkeypatch):
+    def too_many(*_arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with app.app_context():
+        bell = bells().hang("w1")
+        for module, name in ((os, "scandir"), (socket, "socket")):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, too_many)
+                queued()
+        bell.close()
+    assert rows(app, "SELECT count(*) FROM jobs") == [(2,)]
 
 
 def test_a_bell_may_hang_at_the_end_of_a_long_path(make_app, tmp_path):

@@ -1,10 +1,12 @@
 import base64
 import dataclasses
+import io
 import logging
 import re
 import time
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 import standardwebhooks
 from click.testing import CliRunner
@@ -14,10 +16,11 @@ from werkzeug.datastructures import Headers
 from api import db
 from api.cli import walnut
 from api.errors import Unauthenticated
-from api.jobs import queue
+from api.jobs import mock_vendors, queue
 from api.secret_box import SecretBox
 from api.vendors import keys, mock, queries
 from api.vendors.pace import pace
+from api.vendors.schemas import Terms
 from tests.conftest import PROJECT, assert_problem, execute, rows, sign_up
 
 ACME = {"name": "acme", "url": "http://127.0.0.1:9/jobs", "mode": "async"}
@@ -397,6 +400,18 @@ def test_a_new_database_has_two_to_try(app, admin):
         found = admin("GET", f"/vendors/{mode}").json
         assert found.items() >= {"url": f"mock:{mode}", "mode": mode, "concurrency": 25, "attempts": 5}.items()
     assert good(app, "sync") != good(app, "async")
+
+
+@pytest.mark.parametrize("orders", [{"hang": True}, {"delay": 1e300}, {"hang": True, "delay": 1}])
+def test_they_hang_no_longer_than_anybody_waits(app, inside, monkeypatch, orders):
+    slept = []
+    monkeypatch.setattr(mock_vendors.gevent, "sleep", slept.append)
+    body = orjson.dumps({"request_id": "x", "payload": {"mock": orders}})
+    signed = keys.sign(row_of(app, "sync"), "x", db.now(), body)
+    environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in signed.items()}
+    environ |= {"PATH_INFO": "/sync", "wsgi.input": io.BytesIO(body)}
+    mock_vendors.MockVendors(app)(environ, lambda *_: None)
+    assert Terms().fields["timeout"].validate.max < slept[0] <= 400
 
 
 def test_they_come_back_unless_they_are_not_wanted_and_what_was_changed_stays(app, admin):

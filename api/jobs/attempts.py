@@ -65,7 +65,7 @@ def _storable(outcome: Outcome) -> Outcome:
     if not isinstance(outcome, Done):
         return outcome
     try:
-        size = len(orjson.dumps(outcome.result))
+        size = len(orjson.dumps([outcome.result])) - 2  # one level deeper, as in an answer
     except TypeError as error:
         return Failed(events=outcome.events, error=f"Its result is nothing that JSON can say ({error}).")
     if size > MAX_RESULT:

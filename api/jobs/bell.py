@@ -41,8 +41,8 @@ class Bells:
         self._folder = folder
 
     def ring(self) -> None:
-        """Wake every worker that waits. Never waits itself."""
-        with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+        """Wake every worker that waits. Never waits itself, and never raises: what it tells of is committed."""
+        with suppress(OSError), os.scandir(self._folder) as entries:
             hung = [Path(entry.path) for entry in entries if entry.name.endswith(SOCKET)]
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.setblocking(False)

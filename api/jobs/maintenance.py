@@ -41,19 +41,21 @@ def retrying(lane: str | None, until: int) -> Iterator[int]:
     while True:
         with db.writing() as conn:
             found = ENDED_BEFORE.all(conn, after=after, until=until, most=BATCH)
-            wanted = [failed for failed in found if lane in (None, failed["lane"])]
-            for failed in wanted:
-                _retry(conn, failed)
+            retried = sum(_retry(conn, failed) for failed in found if lane in (None, failed["lane"]))
         if not found:
             return
-        yield len(wanted)
+        yield retried
         after = found[-1]["seq"]
         time.sleep(PAUSE_SECONDS)
 
 
-def _retry(conn: Connection, failed: Row) -> None:
+def _retry(conn: Connection, failed: Row) -> bool:
+    """Let one begin again, unless another one has its deduplication key now, and so does what it was to do."""
+    if queue.replaced_by(conn, failed):
+        return False
     queue.retry(conn, failed, db.now())
     audit_trail.append(conn, "job.retried", failed["id"], before={"status": failed["status"]})
+    return True
 
 
 TASKS: dict[str, Callable[[Job], Any]] = {"retry_failed": retry_failed}

@@ -27,7 +27,7 @@ SCHEME = "mock:"
 DELAY_SECONDS = 0.1  # long enough to see `processing`
 CALLBACK_SECONDS = 0.2
 DRIP_SECONDS = 0.5
-HANG_SECONDS = 3600
+HANG_SECONDS = 330  # nobody waits longer than a vendor's longest timeout, and each call holds a file until then
 
 Answer = tuple[str, Iterable[bytes]]
 
@@ -91,7 +91,8 @@ class MockVendors:
             return "401 Unauthorized", [refusal.detail.encode()]
         asked = orjson.loads(body)
         orders = _orders(asked["payload"])
-        gevent.sleep(HANG_SECONDS if orders.get("hang") else float(orders.get("delay", DELAY_SECONDS)))
+        delay = HANG_SECONDS if orders.get("hang") else float(orders.get("delay", DELAY_SECONDS))
+        gevent.sleep(min(delay, HANG_SECONDS))
         if refused := _refused(orders, int(environ.get("HTTP_WALNUT_ATTEMPT", "1"))):
             return refused, [b'{"status":"error","reason":"You asked for it."}']
         return self._accepted(vendor, asked, orders)

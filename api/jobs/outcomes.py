@@ -25,6 +25,7 @@ MOVE = Statement(
     update(jobs)
     .where(
         jobs.c.seq == bindparam("number"),
+        jobs.c.id == bindparam("job_id"),  # the number of a job that was removed is given again
         jobs.c.attempts == bindparam("attempt"),
         jobs.c.status == bindparam("old_status"),
         jobs.c.worker_id.is_not_distinct_from(bindparam("worker")),
@@ -116,6 +117,7 @@ def move(
     moved = MOVE.run(
         conn,
         number=job["seq"],
+        job_id=job["id"],
         attempt=job["attempts"],
         old_status=job["status"],
         worker=job["worker_id"],

@@ -127,10 +127,17 @@ def retry(conn: Connection, job: Row, now: int) -> Row:
     """Let a failed or cancelled job begin again, with as many attempts as a new one. Otherwise raises Conflict."""
     if job["status"] not in (FAILED, CANCELLED):
         raise Conflict(f"The job is {job['status']}: only one that failed or was cancelled can be tried again.")
+    if other := replaced_by(conn, job):
+        raise Conflict(f"The job {other['id']} has its deduplication key now. Let that one end, or cancel it first.")
     most = job["attempts"] + attempts(conn, job["kind"], job["lane"])
     move(conn, job, PENDING, now, [Event(now, "retried")], then=now, most=most)
     after_commit(conn, bells().ring)
     return _found(conn, job)
+
+
+def replaced_by(conn: Connection, job: Row) -> Row | None:
+    """Return the job that was submitted under the same key after this one ended, while it has not ended itself."""
+    return SAME.first(conn, key=job["dedup_key"]) if job["dedup_key"] else None
 
 
 def attempts(conn: Connection, kind: str, lane: str) -> int:

@@ -43,7 +43,7 @@ def submit(conn: Connection, body: dict[str, Any]) -> Any:
         lane=vendor["name"],
         owner_id=actor(),
         priority=body["priority"],
-        run_at=body["run_at"],
+        run_at=body["run_at"] and max(body["run_at"], db.now()),  # nobody gets ahead by having wanted it earlier
         dedup_key=_own(vendor, body["deduplication_key"]),
         traceparent=trace_headers().get("traceparent"),
     )

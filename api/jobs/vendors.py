@@ -106,6 +106,6 @@ def _retry_after(headers: Mapping[str, str]) -> int | None:
     text = (headers.get("Retry-After") or "").strip()
     try:
         seconds = int(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # what parsedate_to_datetime makes of nonsense
         return None
     return max(0, min(LONGEST_WAIT, int(seconds * 1000)))

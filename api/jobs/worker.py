@@ -38,7 +38,7 @@ class Worker:
         self._concurrency = concurrency
         self._clock = Clock()
         self._ended: list[tuple[Row, Outcome]] = []
-        self._running: dict[int, gevent.Greenlet] = {}
+        self._running: set[gevent.Greenlet] = set()
         self._mine: Counter[str] = Counter()  # how many of each lane
         self._stir = Flag()  # there is something to do, perhaps
         self._stopping = False
@@ -86,7 +86,7 @@ class Worker:
         self._again_at = claims.again_at
         for job, begin_at in claims.jobs:
             self._mine[job["lane"]] += 1
-            self._running[job["seq"]] = gevent.spawn(self._carry_out, job, begin_at)
+            self._running.add(gevent.spawn(self._carry_out, job, begin_at))
         if claims.jobs:
             self._stir.set()  # there may be more of it
 
@@ -129,7 +129,7 @@ class Worker:
         except gevent.GreenletExit:
             pass
         finally:
-            self._running.pop(job["seq"], None)
+            self._running.discard(gevent.getcurrent())
             self._mine[job["lane"]] -= 1
             self._ended.append((job, outcome))
             self._stir.set()
@@ -149,7 +149,7 @@ class Worker:
             while self._running or self._ended:
                 self._round()
                 self._stir.wait(LOOK_SECONDS)
-        gevent.killall(list(self._running.values()))
+        gevent.killall(list(self._running))
         self._round()
         with suppress(Unavailable), db.writing() as conn:
             workers.leave(conn, self.id)
