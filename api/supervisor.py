@@ -94,10 +94,10 @@ class Supervisor:
         if program.essential and (
             program.failures >= TRIES or code == 3
         ):  # 3: Gunicorn's own word for "the app does not load"
-            say(f"{program.name} does not start (exit status {code}). The lines above say why.")
+            say(f"{program.name} does not start ({_how(code)}). The lines above say why.")
             self._stop(signal.SIGTERM, None)
             return 1
-        say(f"{program.name} ended (exit status {code}) and is started anew.")
+        say(f"{program.name} ended ({_how(code)}) and is started anew.")
         time.sleep(min(program.failures, TRIES if program.essential else 1))
         if not self._stopping:
             self._start(program)
@@ -119,7 +119,7 @@ def serve(settings: Settings, *, worker: bool = True, reload: bool = False) -> i
     if not settings.production and settings.host not in ("127.0.0.1", "::1", "localhost"):
         say(EXPOSED)
     gunicorn = ["-m", "gunicorn", "-c", str(asset("gunicorn.conf.py")), *["--reload"] * reload, "api:create_app()"]
-    threading.Thread(target=_greet, args=(settings,), daemon=True).start()
+    threading.Thread(target=_greet, args=(settings,), kwargs={"worker": worker}, daemon=True).start()
     beside = [Program("The worker", WORKER, essential=False)] if worker else []
     return _run(settings, [Program("Gunicorn", gunicorn), *beside])
 
@@ -188,7 +188,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _greet(settings: Settings) -> None:
+def _how(code: int) -> str:
+    return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _greet(settings: Settings, *, worker: bool) -> None:
     """Wait until the server answers, then say where everything is."""
     host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host  # noqa: S104
     url, probe = f"http://{address(host, settings.port)}", f"http://{settings.local_address}/health/live"
@@ -198,7 +202,7 @@ def _greet(settings: Settings) -> None:
     say(
         f"\n  Walnut is serving ({settings.app_env}, {processes}). Ctrl-C ends it.\n\n"
         f"    Dashboard   {url}/\n    Swagger UI  {url}/api-docs\n    Health      {url}/health\n"
-        f"    Data        {settings.instance_path}\n"
+        f"    Data        {settings.instance_path}\n" + ("" if worker else "    Jobs        wait for `walnut worker`\n")
     )
 
 

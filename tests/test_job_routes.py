@@ -321,8 +321,8 @@ def http_date(seconds):
         ("7", 7000, 7000),
         ("0", 0, 0),
         ("999999999", 86_400_000, 86_400_000),
-        (http_date(60), 30_000, 61_000),
-        (http_date(-60), 0, 0),
+        ("in a minute", 30_000, 61_000),
+        ("a minute ago", 0, 0),
         ("-5", None, None),
         ("soon", None, None),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400_000, 86_400_000),
@@ -336,6 +336,7 @@ def http_date(seconds):
     ],
 )
 def test_retry_after_is_kept_to_in_both_forms(header, least, most):
+    header = {"in a minute": http_date(60), "a minute ago": http_date(-60)}.get(header, header)  # as of now
     after = meant(503, headers={"Retry-After": header}).after
     assert after == least if least is None else least <= after <= most
 
@@ -421,6 +422,6 @@ def test_the_mock_vendors_are_there_and_only_where_they_are_wanted(app, make_app
     with app.app_context(), db.reading() as conn:
         assert vendors.names(conn) == ["async", "sync"]
     with pytest.raises(CallFailed, match="MOCK_VENDORS"):
-        mock_vendors.address("mock:sync")
+        mock_vendors.address({"name": "sync", "url": "mock:sync"})
     with make_app(MOCK_VENDORS="false").app_context():
-        assert mock_vendors.address("https://x/") == "https://x/"
+        assert mock_vendors.address({"name": "x", "url": "https://x/"}) == "https://x/"

@@ -18,7 +18,7 @@ from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, We
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
 from api.users.schemas import UserOut
-from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut
+from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
 from api.web.output import shaper
@@ -27,7 +27,7 @@ from tests.conftest import assert_problem
 
 ANSWERS = (
     *(TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
-    *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut),
+    *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
 )
 BODIES = (
     *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),

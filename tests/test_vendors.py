@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import io
+import json
 import logging
 import re
 import time
@@ -64,7 +65,7 @@ def test_a_vendor_is_made_with_defaults_and_its_secret_is_told_once(app, admin):
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", secret)
     assert good(app, "acme") == [secret]
     shown = admin("GET", made.headers["Location"].removeprefix("/api/v1")).json
-    assert made.json == shown | {"secret": secret}
+    assert made.json | {"paused_until": None} == shown | {"secret": secret}
     defaults = {"limit": None, "concurrency": 10, "timeout": 30, "callback_timeout": 3600, "attempts": 5}
     assert shown.items() >= (ACME | defaults | {"active": True, "version": 1}).items()
 
@@ -139,7 +140,7 @@ def test_terms_are_changed_and_the_name_and_the_secret_are_not(app, admin, acme)
         name: value for name, value in acme.items() if name != "secret"
     } | {"active": False, "limit": "5 per second", "version": 2, "updated_at": changed.json["updated_at"]}  # fmt: skip
     assert changed.headers["ETag"] == '"2"'
-    assert admin("GET", "/vendors/acme").json == changed.json
+    assert admin("GET", "/vendors/acme").json == changed.json | {"paused_until": None}
     assert admin("PATCH", "/vendors/acme", {"limit": None}).json["limit"] is None
     for field in ("name", "secret", "secrets", "id", "version"):
         assert_problem(admin("PATCH", "/vendors/acme", {field: acme.get(field, "x")}), 422, "invalid", f"/{field}")
@@ -402,7 +403,7 @@ def test_a_new_database_has_two_to_try(app, admin):
     assert good(app, "sync") != good(app, "async")
 
 
-@pytest.mark.parametrize("orders", [{"hang": True}, {"delay": 1e300}, {"hang": True, "delay": 1}])
+@pytest.mark.parametrize("orders", [{"hang": True}, {"delay": 330}, {"hang": True, "delay": 1}])
 def test_they_hang_no_longer_than_anybody_waits(app, inside, monkeypatch, orders):
     slept = []
     monkeypatch.setattr(mock_vendors.gevent, "sleep", slept.append)
@@ -414,6 +415,18 @@ def test_they_hang_no_longer_than_anybody_waits(app, inside, monkeypatch, orders
     assert Terms().fields["timeout"].validate.max < slept[0] <= 400
 
 
+@pytest.mark.parametrize("orders", [{"delay": "x"}, {"delay": 1e300}, {"bogus": 1}, 5, {"status": 99}, {"hang": "?"}])
+def test_what_they_cannot_be_told_is_refused(app, inside, orders):
+    body = orjson.dumps({"request_id": "x", "payload": {"mock": orders}})
+    signed = keys.sign(row_of(app, "sync"), "x", db.now(), body)
+    environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in signed.items()}
+    environ |= {"PATH_INFO": "/sync", "wsgi.input": io.BytesIO(body)}
+    told = []
+    answer = b"".join(mock_vendors.MockVendors(app)(environ, lambda status, _: told.append(status)))
+    assert told == ["400 Bad Request"]
+    assert b"mock" in answer
+
+
 def test_they_come_back_unless_they_are_not_wanted_and_what_was_changed_stays(app, admin):
     settings = app.extensions["settings"]
     admin("DELETE", "/vendors/async")
@@ -422,7 +435,7 @@ def test_they_come_back_unless_they_are_not_wanted_and_what_was_changed_stays(ap
     assert admin("GET", "/vendors/async").status_code == 404
     mock.ensure(settings)
     assert admin("GET", "/vendors/async").status_code == 200
-    assert admin("GET", "/vendors/sync").json == changed
+    assert admin("GET", "/vendors/sync").json == changed | {"paused_until": None}
 
 
 def test_a_start_that_has_nothing_to_add_writes_nothing(app, monkeypatch):
@@ -445,10 +458,31 @@ def test_vendors_are_made_and_listed_on_the_command_line(app, run):
     made = run("create", "acme", "https://example.com/x", "--mode", "async", "--limit", "10 per second")
     assert made.exit_code == 0, made.output
     assert made.output.splitlines()[-1] == good(app, "acme")[0]
-    assert "acme\tasync\tactive\t10 per second\thttps://example.com/x\n" in run("list").output
+    lines = run("list").output.splitlines()
+    assert lines[0].split() == ["NAME", "MODE", "STATE", "LIMIT", "AT", "ONCE", "TIMEOUT", "ATTEMPTS", "URL"]
+    assert lines[1].split() == ["acme", "async", "on", "10", "per", "second", "10", "30", "5", "https://example.com/x"]
+    assert json.loads(run("list", "--json").output)[0]["name"] == "acme"
     assert good(app, "acme")[0] not in run("list").output
     ((action,),) = rows(app, "SELECT action FROM audit_entries WHERE action LIKE 'vendor%'")
     assert action == "vendor.created"
+
+
+def test_a_vendor_that_fails_is_seen_and_a_person_may_call_it_again(app, admin, run):
+    execute(app, "INSERT INTO lanes VALUES ('sync', 0, 0, 6, ?)", db.now() + 60_000)
+    execute(app, "INSERT INTO lanes VALUES ('async', 0, 0, 6, ?)", db.now() - 1)
+    until = admin("GET", "/vendors/sync").json["paused_until"]
+    assert [vendor["paused_until"] for vendor in admin("GET", "/vendors").json["items"]] == [None, until]
+    assert until
+    assert admin("GET", "/vendors/sync", If_None_Match='"1"').status_code == 200  # how it is at this moment
+    assert "failing, next try" in run("list").output
+    assert run("resume", "sync").exit_code == 0
+    assert admin("GET", "/vendors/sync").json["paused_until"] is None
+    assert run("pause", "sync").exit_code == 0
+    assert admin("GET", "/vendors/sync").json["active"] is False
+    assert "off" in run("list").output
+    assert run("pause", "nobody").exit_code == 1
+    changes = rows(app, "SELECT count(*) FROM audit_entries WHERE action = 'vendor.changed'")
+    assert changes == [(2,)]
 
 
 def test_a_dictated_secret_is_asked_for(app, run):

@@ -20,10 +20,10 @@ from api.jobs.queries import VENDOR
 from api.jobs.schemas import AuditedOut, JobOut, SummaryOut
 from api.migrations import upgrade
 from api.statements import Row
+from api.vendors import queries as vendors
 
 LOOK_SECONDS = 0.2  # between two looks at what is left
 SAY_SECONDS = 5.0  # between two lines about it
-FOR_MACHINES = click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 COLUMNS = {
     "id": "ID", "status": "STATUS", "kind": "KIND", "vendor_type": "VENDOR", "attempts": "ATTEMPTS",
     "created_at": "CREATED", "error": "ERROR",
@@ -42,7 +42,7 @@ def jobs() -> None:
 @click.option("--vendor", help="Only those of a vendor.")
 @click.option("--kind", help="Only those of a kind: vendor, mail, maintenance.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at the most.")
-@FOR_MACHINES
+@tables.FOR_MACHINES
 @with_appcontext
 def list_jobs(status: str | None, vendor: str | None, kind: str | None, limit: int, as_json: bool) -> None:
     """Show jobs, the newest first. Times are in UTC."""
@@ -61,7 +61,7 @@ def list_jobs(status: str | None, vendor: str | None, kind: str | None, limit: i
 
 @jobs.command("show")
 @click.argument("job_id", metavar="ID", type=click.UUID)
-@FOR_MACHINES
+@tables.FOR_MACHINES
 @with_appcontext
 def show(job_id: UUID, as_json: bool) -> None:
     """Show a job: where it stands, what it is to do, its result, and what happened to it. Times are in UTC."""
@@ -104,6 +104,8 @@ def retry(job_id: UUID | None, every: bool, vendor: str | None) -> None:
 def _retry_all(vendor: str | None) -> int:
     """Let those that failed begin again, and return how many there were."""
     with db.reading() as conn:
+        if vendor and vendors.by_name(conn, vendor) is None:
+            raise click.ClickException(f"There is no vendor {vendor}. `walnut vendors list` shows them.")
         failed = queries.counts(conn, None, vendor)[outcomes.FAILED]
     retried = 0
     with tables.progress(failed, "Retrying") as advance:

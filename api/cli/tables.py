@@ -1,5 +1,6 @@
 """What a person at a terminal reads: aligned columns, times in UTC, and how far something is."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 LONGEST = 2000  # characters of a value
+FOR_MACHINES = click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
@@ -49,5 +51,6 @@ def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
     if not total or not a_person_looks():
         yield _nothing
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that Ctrl-C gives the cursor back
     with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
         yield bar.update

@@ -1,5 +1,6 @@
 """walnut vendors ..."""
 
+import json
 from typing import Any
 
 import click
@@ -7,14 +8,19 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from api import audit_trail, db
+from api.cli import tables
 from api.cli.faults import checked
 from api.migrations import upgrade
 from api.secret_box import secret_box
 from api.statements import Row
 from api.vendors import addresses, keys, queries
-from api.vendors.schemas import MODES, SecretIn, VendorIn, VendorOut
+from api.vendors.schemas import MODES, SecretIn, VendorIn, VendorOut, VendorStateOut
 
 SECRET = "Theirs, if they dictate one. Without a value it is asked for: other users can see a command line."  # noqa: S105
+COLUMNS = {
+    "name": "NAME", "mode": "MODE", "state": "STATE", "limit": "LIMIT", "concurrency": "AT ONCE", "timeout": "TIMEOUT",
+    "attempts": "ATTEMPTS", "url": "URL",
+}  # fmt: skip
 ONCE = "Its secret, which is shown this once and never again:"
 
 
@@ -24,14 +30,35 @@ def vendors() -> None:
 
 
 @vendors.command("list")
+@tables.FOR_MACHINES
 @with_appcontext
-def list_vendors() -> None:
-    """Show every vendor: name, mode, whether it is active, its limit and its address."""
+def list_vendors(as_json: bool) -> None:
+    """Show every vendor, and whether it is called at the moment."""
     upgrade.check(current_app.extensions["settings"])
     with db.reading() as conn:
-        for vendor in queries.all_of_them(conn):
-            state = "active" if vendor["active"] else "off"
-            click.echo("\t".join((vendor["name"], vendor["mode"], state, vendor["limit"] or "-", vendor["url"])))
+        found = [queries.with_state(conn, vendor) for vendor in queries.all_of_them(conn)]
+    if as_json:
+        click.echo(json.dumps(VendorStateOut(many=True).dump(found), indent=2))
+    else:
+        tables.show([vendor | {"state": _state(vendor)} for vendor in found], COLUMNS)
+
+
+@vendors.command("pause")
+@click.argument("name")
+@with_appcontext
+def pause(name: str) -> None:
+    """Call a vendor no more: its jobs wait."""
+    _activate(name, active=False)
+    click.echo(f"{name} is not called until `walnut vendors resume {name}`. Its jobs wait.")
+
+
+@vendors.command("resume")
+@click.argument("name")
+@with_appcontext
+def resume(name: str) -> None:
+    """Call a vendor again, also one that was left alone because it failed."""
+    _activate(name, active=True)
+    click.echo(f"{name} is called again.")
 
 
 @vendors.command("create")
@@ -94,6 +121,23 @@ def rekey() -> None:
     with db.writing() as conn:
         count = queries.rekey(conn, secret_box())
     click.echo(f"The secrets of {count} vendors are encrypted under the newest key now.")
+
+
+def _activate(name: str, *, active: bool) -> None:
+    upgrade.check(current_app.extensions["settings"])
+    with db.writing() as conn:
+        before = _found(conn, name)
+        after = queries.change(conn, before, {"active": active})
+        queries.forget_failures(conn, after)
+        shown = {"before": VendorOut().dump(before), "after": VendorOut().dump(after)}
+        audit_trail.append(conn, "vendor.changed", after["id"], **shown)
+
+
+def _state(vendor: Row) -> str:
+    if not vendor["active"]:
+        return "off"
+    paused = vendor["paused_until"]
+    return f"failing, next try {tables.cell('at', paused)[11:19]}" if paused else "on"
 
 
 def _found(conn: Any, name: str) -> Row:

@@ -24,15 +24,21 @@ def carried_out(job: Row) -> Outcome:
     return _storable(_tried(known, _seen_by_its_kind(job)))
 
 
+def too_late(job: Row, outcome: Outcome) -> str:
+    """Say for the history that an attempt ended when that was no longer its job's affair: nothing was kept of it."""
+    return f"Attempt {job['attempts']} ended meanwhile ({_name(job, outcome)}). Nothing was kept of it."
+
+
 def note(job: Row, outcome: Outcome, *, kept: bool) -> None:
     """Tell the log and the metrics how an attempt ended."""
-    name = type(outcome).__name__.lower() if kept else "late"
+    name = _name(job, outcome) if kept else "late"
     metrics.JOB_OUTCOMES.labels(job["kind"], name).inc()
-    if log.isEnabledFor(logging.INFO):
+    level = logging.WARNING if name == "failed" else logging.INFO
+    if log.isEnabledFor(level):
         facts = {"job_id": job["id"], "kind": job["kind"], "lane": job["lane"], "attempt": job["attempts"]}
         trace = {"trace_id": job["traceparent"].split("-")[1]} if job["traceparent"] else {}
         reason = {"reason": outcome.error} if isinstance(outcome, Failed | Again) else {}
-        log.info("job", extra=facts | {"outcome": name} | trace | reason)
+        log.log(level, "job", extra=facts | {"outcome": name} | trace | reason)
 
 
 def _seen_by_its_kind(job: Row) -> Job:
@@ -71,3 +77,10 @@ def _storable(outcome: Outcome) -> Outcome:
     if size > MAX_RESULT:
         return Failed(events=outcome.events, error=f"Its result is larger than {MAX_RESULT >> 10} KiB.")
     return outcome
+
+
+def _name(job: Row, outcome: Outcome) -> str:
+    """Return what the log and the metrics call an outcome: after its last attempt a job has failed."""
+    if isinstance(outcome, Again) and job["attempts"] >= job["max_attempts"]:
+        return Failed.__name__.lower()
+    return type(outcome).__name__.lower()

@@ -122,9 +122,7 @@ def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], no
     vendor = vendors.by_name(conn, lane)
     if vendor:
         most = min(most, vendor["concurrency"] - running.get(lane, 0)) if vendor["active"] else 0
-    tries = (
-        state["failures"] >= FAILURES
-    )  # it may be well again: one tries, and until it succeeds the lane stays closed
+    tries = state["failures"] >= FAILURES  # it may be well: one tries, and until that succeeds it is closed for longer
     most = min(most, 1) if tries else most
     if most <= 0:
         return Admission(0)

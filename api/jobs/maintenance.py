@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from api import audit_trail, db
+from api.errors import Conflict
 from api.jobs import outcomes, queue
 from api.jobs.kinds import Done, Failed, Job, Outcome, kind
 from api.statements import Row, Statement
@@ -50,10 +51,11 @@ def retrying(lane: str | None, until: int) -> Iterator[int]:
 
 
 def _retry(conn: Connection, failed: Row) -> bool:
-    """Let one begin again, unless another one has its deduplication key now, and so does what it was to do."""
-    if queue.replaced_by(conn, failed):
+    """Let one begin again, unless its vendor is gone, or another one has its deduplication key and so its work."""
+    try:
+        queue.retry(conn, failed, db.now())
+    except Conflict:
         return False
-    queue.retry(conn, failed, db.now())
     audit_trail.append(conn, "job.retried", failed["id"], before={"status": failed["status"]})
     return True
 

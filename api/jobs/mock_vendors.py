@@ -14,12 +14,15 @@ import gevent
 import orjson
 from flask import Flask
 from gevent.pywsgi import WSGIServer
+from marshmallow import Schema, ValidationError, fields
+from marshmallow.validate import Range
 
 from api import db
 from api.errors import Refusal
 from api.outgoing.calls import post
 from api.outgoing.failures import CallFailed
 from api.settings import Settings
+from api.statements import Row
 from api.vendors import keys
 from api.vendors import queries as vendors
 
@@ -35,13 +38,14 @@ log = logging.getLogger(__name__)
 _here = ""  # where this process serves them
 
 
-def address(url: str) -> str:
+def address(vendor: Row) -> str:
     """Return where a vendor is: the mock ones are wherever this process serves them."""
+    url: str = vendor["url"]
     if not url.startswith(SCHEME):
         return url
     if not _here:
         raise CallFailed("address", "The mock vendors are switched off: MOCK_VENDORS=true has them.")
-    return f"{_here}/{url.removeprefix(SCHEME)}"
+    return f"{_here}/{vendor['name']}"
 
 
 def is_here(url: str) -> bool:
@@ -63,6 +67,18 @@ def start(app: Flask) -> WSGIServer:
     server.start()
     _here = f"http://127.0.0.1:{server.server_port}"
     return server
+
+
+class Orders(Schema):
+    """How difficult a mock vendor is to be."""
+
+    delay = fields.Float(load_default=DELAY_SECONDS, validate=Range(0, HANG_SECONDS))
+    status = fields.Integer(load_default=None, validate=Range(200, 599))
+    fail_times = fields.Integer(load_default=0, validate=Range(0, 50))
+    hang = fields.Boolean(load_default=False)
+    drip = fields.Boolean(load_default=False)
+    twice = fields.Boolean(load_default=False)
+    silent = fields.Boolean(load_default=False)
 
 
 class MockVendors:
@@ -90,9 +106,11 @@ class MockVendors:
         except Refusal as refusal:
             return "401 Unauthorized", [refusal.detail.encode()]
         asked = orjson.loads(body)
-        orders = _orders(asked["payload"])
-        delay = HANG_SECONDS if orders.get("hang") else float(orders.get("delay", DELAY_SECONDS))
-        gevent.sleep(min(delay, HANG_SECONDS))
+        try:
+            orders = _orders(asked["payload"])
+        except ValidationError as error:
+            return "400 Bad Request", [orjson.dumps({"status": "error", "mock": error.messages})]
+        gevent.sleep(HANG_SECONDS if orders["hang"] else orders["delay"])
         if refused := _refused(orders, int(environ.get("HTTP_WALNUT_ATTEMPT", "1"))):
             return refused, [b'{"status":"error","reason":"You asked for it."}']
         return self._accepted(vendor, asked, orders)
@@ -100,12 +118,12 @@ class MockVendors:
     def _accepted(self, vendor: dict[str, Any], asked: dict[str, Any], orders: dict[str, Any]) -> Answer:
         result = _result(vendor["mode"], asked["payload"])
         if vendor["mode"] == "async":
-            if not orders.get("silent"):
-                for _ in range(2 if orders.get("twice") else 1):
+            if not orders["silent"]:
+                for _ in range(2 if orders["twice"] else 1):
                     gevent.spawn_later(CALLBACK_SECONDS, self._call_back, vendor, asked, result)
             return "202 Accepted", [b'{"status":"accepted"}']
         text = orjson.dumps(result)
-        return "200 OK", _dripping(text) if orders.get("drip") else [text]
+        return "200 OK", _dripping(text) if orders["drip"] else [text]
 
     def _call_back(self, vendor: dict[str, Any], asked: dict[str, Any], result: Any) -> None:
         body = orjson.dumps({"request_id": asked["request_id"], "status": "complete", "result": result})
@@ -120,14 +138,16 @@ class MockVendors:
 
 
 def _orders(payload: Any) -> dict[str, Any]:
-    found = payload.get("mock") if isinstance(payload, dict) else None
-    return found if isinstance(found, dict) else {}
+    """Return what the payload wants. Raises ValidationError for what there is not: a typo is no success."""
+    given = payload.get("mock", {}) if isinstance(payload, dict) else {}
+    orders: dict[str, Any] = Orders().load(given)
+    return orders
 
 
 def _refused(orders: dict[str, Any], attempt: int) -> str:
-    if attempt <= int(orders.get("fail_times", 0)):
+    if attempt <= orders["fail_times"]:
         return "503 Service Unavailable"
-    return f"{int(orders['status'])} As Asked" if "status" in orders else ""
+    return f"{orders['status']} As Asked" if orders["status"] else ""
 
 
 def _result(mode: str, payload: Any) -> dict[str, Any]:

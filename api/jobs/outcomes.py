@@ -64,7 +64,7 @@ def settle(conn: Connection, job: Row, outcome: Outcome, now: int) -> bool:
             return end(conn, job, now, events=outcome.events, error=error)
         case Again(error=error, after=after):
             wait = backoff(job["attempts"]) if after is None else after
-            event = Event(now, "retry", f"{error} Tried again in {wait / 1000:.1f} s."[:DETAIL])
+            event = Event(now, "retry", f"{error} Next try in {wait / 1000:.1f} s."[:DETAIL])
             return move(conn, job, PENDING, now, [*outcome.events, event], then=now + wait, error=error)
         case Awaiting(within=within):
             return move(conn, job, PROCESSING, now, [*outcome.events, Event(now, "accepted")], then=now + within)

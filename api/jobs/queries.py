@@ -55,7 +55,8 @@ def counts(conn: Connection, owner_id: str | None, lane: str | None = None) -> d
 def show(conn: Connection, row: Row) -> Row:
     """Return a job as the wire sees it, with what happened to it."""
     events = EVENTS.all(conn, number=row["seq"], most=TIMELINE)
-    return described(row) | {"timeline": events[::-1]}
+    payload = row["payload"] if row["kind"] == VENDOR else None  # nobody is to read a mail here
+    return described(row) | {"vendor_payload": payload, "timeline": events[::-1]}
 
 
 def described(row: Row) -> Row:

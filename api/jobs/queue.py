@@ -127,6 +127,8 @@ def retry(conn: Connection, job: Row, now: int) -> Row:
     """Let a failed or cancelled job begin again, with as many attempts as a new one. Otherwise raises Conflict."""
     if job["status"] not in (FAILED, CANCELLED):
         raise Conflict(f"The job is {job['status']}: only one that failed or was cancelled can be tried again.")
+    if job["kind"] == "vendor" and vendors.by_name(conn, job["lane"]) is None:
+        raise Conflict(f"There is no vendor {job['lane']} any more: add it again first.")
     if other := replaced_by(conn, job):
         raise Conflict(f"The job {other['id']} has its deduplication key now. Let that one end, or cancel it first.")
     most = job["attempts"] + attempts(conn, job["kind"], job["lane"])

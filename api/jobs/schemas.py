@@ -91,6 +91,8 @@ class SummaryOut(Schema):
 class JobOut(SummaryOut):
     """A job."""
 
+    vendor_payload = fields.Raw(allow_none=True, metadata={"example": PAYLOAD})
+    max_attempts = fields.Integer(metadata={"description": "After so many it fails. A retry adds to it."})
     result = fields.Raw(allow_none=True, metadata={"example": RESULT, "description": "What the vendor answered."})
     timeline = fields.List(fields.Nested(EventOut))
 

@@ -41,7 +41,7 @@ def call(job: Job) -> Outcome:
     called = Event(db.now(), "called", f"Attempt {job.attempt}.")
     body = _body(job, vendor, settings)
     try:
-        url = mock_vendors.address(vendor["url"])
+        url = mock_vendors.address(vendor)
         reply = post(url, body, _headers(job, vendor, body), seconds=vendor["timeout"], private=_private(url, settings))
     except CallFailed as failure:
         if failure.reason in LASTING:
@@ -98,7 +98,7 @@ def _value(body: bytes) -> Any:
 
 def _excerpt(body: bytes) -> str:
     text = "".join(character for character in body[: 4 * EXCERPT].decode(errors="replace") if character.isprintable())
-    return f": {text[:EXCERPT]}" if text else "."
+    return f": {text[:EXCERPT].rstrip('.')}." if text else "."
 
 
 def _retry_after(headers: Mapping[str, str]) -> int | None:

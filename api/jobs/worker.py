@@ -16,10 +16,10 @@ from sqlalchemy.exc import DBAPIError
 
 from api import db, sqlite
 from api.errors import Unavailable
-from api.jobs import attempts, lanes, outcomes, workers
+from api.jobs import attempts, lanes, outcomes, queue, workers
 from api.jobs.bell import Bell, bells
 from api.jobs.clock import Clock
-from api.jobs.kinds import Again, GivenBack, Outcome
+from api.jobs.kinds import Again, Event, GivenBack, Outcome
 from api.statements import Row
 
 LOOK_SECONDS = 1.0  # how long an idle worker waits at the most: the bell is only a hint
@@ -101,6 +101,9 @@ class Worker:
         with db.writing() as conn:
             told = [(job, outcome, outcomes.settle(conn, job, outcome, now)) for job, outcome in ended]
             self._judge(conn, told, now)
+            for job, outcome, kept in told:
+                if not kept and queue.get(conn, job["id"]):
+                    outcomes.tell(conn, job, Event(now, "late", attempts.too_late(job, outcome)))
             claims = lanes.claim(conn, self.id, self._mine, places, now) if places else lanes.Claims([], self._again_at)
         for job, outcome, kept in told:
             attempts.note(job, outcome, kept=kept)

@@ -20,7 +20,7 @@ from api.tables import jobs, workers
 
 LEASE_SECONDS = 30.0
 BATCH = 500  # jobs that are rescued in one transaction
-DIED = "The worker that was at it died."
+DIED = "The worker that was at it died; it may have begun."
 SILENT = "No webhook came in time."
 
 JOIN = Statement(insert(workers))

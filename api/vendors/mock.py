@@ -33,6 +33,6 @@ def missing(conn: Connection) -> list[str]:
 
 
 def _terms(mode: str) -> Row:
-    given = {"name": mode, "url": f"mock:{mode}", "mode": mode, "concurrency": 25}
+    given = {"name": mode, "url": f"mock:{mode}", "mode": mode, "concurrency": 25, "callback_timeout": 60}
     terms: Row = VendorIn(exclude=["secret"]).load(given)
     return terms

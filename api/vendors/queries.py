@@ -19,6 +19,7 @@ BY_NAME = Statement(select(vendors).where(vendors.c.name == bindparam("its_name"
 ALL = Statement(select(vendors).order_by(vendors.c.name))
 CREATE = Statement(insert(vendors).returning(vendors))
 REMOVE = Statement(delete(vendors).where(vendors.c.id == bindparam("vendor_id")))
+CLOSED = Statement(select(lanes.c.closed_until).where(lanes.c.name == bindparam("lane")))
 FORGET_LANE = Statement(delete(lanes).where(lanes.c.name == bindparam("lane")))
 RESEAL = Statement(
     update(vendors).where(vendors.c.id == bindparam("vendor_id")).values(secrets=bindparam("new_secrets"))
@@ -51,6 +52,12 @@ def by_name(conn: Connection, name: str) -> Row | None:
     return BY_NAME.first(conn, its_name=name)
 
 
+def with_state(conn: Connection, vendor: Row) -> Row:
+    """Return the row of a vendor, and until when it is left alone because it failed: `paused_until`, or None."""
+    until = CLOSED.value(conn, lane=vendor["name"]) or 0
+    return vendor | {"paused_until": until if until > db.now() else None}
+
+
 def create(conn: Connection, values: Row, key: str, box: SecretBox) -> Row:
     """Add a vendor with its first key and return its row. Raises Conflict if the name is taken."""
     if by_name(conn, values["name"]):
@@ -65,9 +72,14 @@ def create(conn: Connection, values: Row, key: str, box: SecretBox) -> Row:
 def change(conn: Connection, vendor: Row, values: Row) -> Row:
     """Change terms of a vendor and return its new row."""
     if "url" in values:  # what the old one was blamed for is not the new one's fault
-        FORGET_LANE.run(conn, lane=vendor["name"])
+        forget_failures(conn, vendor)
     changed = {f"new_{name}": value for name, value in values.items()}
     return _change(frozenset(values)).one(conn, **changed, vendor_id=vendor["id"], now=db.now())
+
+
+def forget_failures(conn: Connection, vendor: Row) -> None:
+    """Let a vendor that was left alone because it failed be called again."""
+    FORGET_LANE.run(conn, lane=vendor["name"])
 
 
 def rotate(conn: Connection, vendor: Row, key: str) -> Row:

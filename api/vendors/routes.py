@@ -1,5 +1,6 @@
 """Vendors over HTTP."""
 
+import dataclasses
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection
@@ -8,17 +9,26 @@ from api.errors import NotFound
 from api.secret_box import secret_box
 from api.statements import Row
 from api.vendors import addresses, keys, queries
-from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorQuery, VendorSecretOut
+from api.vendors.schemas import (
+    SecretIn,
+    VendorChange,
+    VendorIn,
+    VendorOut,
+    VendorQuery,
+    VendorSecretOut,
+    VendorStateOut,
+)
 from api.web import Resource, for_audit, unchanged_since
 
 vendors = Resource("vendors", __name__)
 MANAGE = "vendors:manage"
 
 
-@vendors.get("/vendors", query=VendorQuery(), returns=VendorOut(), many=True, allow=MANAGE)
+@vendors.get("/vendors", query=VendorQuery(), returns=VendorStateOut(), many=True, allow=MANAGE)
 def index(conn: Connection, query: dict[str, Any]) -> Any:
     """List vendors, by name unless `sort` says otherwise."""
-    return queries.find(conn, **query)
+    part = queries.find(conn, **query)
+    return dataclasses.replace(part, items=[queries.with_state(conn, vendor) for vendor in part.items])
 
 
 @vendors.post("/vendors", body=VendorIn(), returns=VendorSecretOut(), status=201, location="name", allow=MANAGE,
@@ -30,10 +40,10 @@ def create(conn: Connection, body: dict[str, Any]) -> Any:
     return queries.create(conn, body, key, secret_box()) | {"secret": key}
 
 
-@vendors.get("/vendors/<name>", returns=VendorOut(), allow=MANAGE)
+@vendors.get("/vendors/<name>", returns=VendorStateOut(), allow=MANAGE, storable=False)
 def show(conn: Connection, name: str) -> Any:
     """Fetch one vendor."""
-    return queries.by_name(conn, name) or missing(name)
+    return queries.with_state(conn, queries.by_name(conn, name) or missing(name))
 
 
 @vendors.patch("/vendors/<name>", body=VendorChange(partial=True), returns=VendorOut(), conditional=True, allow=MANAGE,

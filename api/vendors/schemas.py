@@ -112,6 +112,15 @@ class VendorOut(Schema):
     version = fields.Integer(metadata={"description": "Counts the changes; the ETag says the same."})
 
 
+class VendorStateOut(VendorOut):
+    """A vendor, and how it is at the moment."""
+
+    paused_until = Timestamp(
+        allow_none=True,
+        metadata={"description": "It failed several times in a row, and is left alone until then; then one job tries."},
+    )
+
+
 class VendorSecretOut(VendorOut):
     """A vendor, and what is said once and never again."""
 

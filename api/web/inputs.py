@@ -22,15 +22,21 @@ BODY_SECONDS = 30  # for the whole body, or a client could hold a place by sendi
 UPPER = re.compile(r"_([a-z])")
 
 
+NOTHING = Schema()
+
+
 def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     """Read and check what the contract says the request holds."""
-    if not (contract.body or contract.query):
+    strict = contract.writes and not (contract.query or contract.signed)
+    if not (contract.body or contract.query or strict):
         return view
 
     @wraps(view)
     def checked(**kwargs: Any) -> Any:
         if contract.query:
             kwargs["query"] = g.query = load_query(contract.query, request.environ.get("QUERY_STRING", ""))
+        elif strict and request.environ.get("QUERY_STRING"):  # who filters a write and is not heard, writes too much
+            load_query(NOTHING, request.environ["QUERY_STRING"])
         if contract.body:
             data = body(contract.max_body)
             kwargs["body"] = data if contract.signed else parsed_body(contract.body, data)
