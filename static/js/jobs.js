@@ -48,8 +48,10 @@ export async function showJobs({ id, query }) {
   if (id) openJob(id);
   else closeJob();
   if (id && !isNew) return;
-  status = JOB_STATUS[query.get("status")] ? query.get("status") : "";
+  const before = page;
+  status = Object.hasOwn(JOB_STATUS, query.get("status")) ? query.get("status") : "";
   page = Math.max(1, Number.parseInt(query.get("page") ?? "1", 10) || 1);
+  if (page !== before && document.activeElement.closest("#jobs-pager")) $("jobs-title").focus();
   await loadJobs();
 }
 
