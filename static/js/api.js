@@ -15,7 +15,7 @@ export class Problem extends Error {
     const wait = answer.header("Retry-After");
     const text = told.detail || told.title || answer.failure || `The server answered ${answer.status}.`;
     super(wait ? `${text} Try again in ${wait} s.` : text);
-    Object.assign(this, { status: answer.status, title: told.title ?? "", errors: told.errors ?? [], requestId: answer.header("X-Request-ID"), body: answer.body, ms: answer.ms });
+    Object.assign(this, { status: answer.status, title: told.title ?? "", errors: told.errors ?? [], requestId: answer.header("X-Request-ID"), wait: Number(wait) || 0, body: answer.body, ms: answer.ms });
   }
 }
 
@@ -24,7 +24,8 @@ let signInAgain = async () => false;
 export const whenSessionEnds = (ask) => { signInAgain = ask; };
 
 /** Send a request and return the answer; throws a Problem unless it succeeded.
- *  Options: body (sent as JSON), headers, anonymous (no token), silent (not announced). */
+ *  Options: body (sent as JSON), headers, anonymous (no token), silent (not announced), signal (ends it, instead of the
+ *  deadline: the answer is there as soon as it begins, with `stream` to be read instead of `body`). */
 export async function call(method, path, options = {}) {
   const used = session.access;
   let answer = await send(method, path, options);
@@ -53,21 +54,22 @@ async function exchangeTokens() {
   return signInAgain();
 }
 
-async function send(method, path, { body, headers = {}, anonymous = false, silent = false }) {
+async function send(method, path, { body, headers = {}, anonymous = false, silent = false, signal }) {
   const sent = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (!anonymous && session.access) sent.Authorization = `Bearer ${session.access}`;
   const started = performance.now();
-  const answer = await exchange(path, { method, headers: sent, body: body === undefined ? undefined : JSON.stringify(body) });
+  const answer = await exchange(path, { method, headers: sent, body: body === undefined ? undefined : JSON.stringify(body), signal });
   answer.ms = performance.now() - started;
-  if (!silent) exchanges.dispatchEvent(new CustomEvent("exchange", { detail: { at: new Date(), method, path, headers: sent, body, answer } }));
+  if (!silent && !signal?.aborted) exchanges.dispatchEvent(new CustomEvent("exchange", { detail: { at: new Date(), method, path, headers: sent, body, answer } }));
   return answer;
 }
 
 async function exchange(path, init) {
   try {
-    const response = await fetch(path, { ...init, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(DEADLINE_MS) });
-    return { status: response.status, ok: response.ok, body: parse(await response.text()), header: (name) => response.headers.get(name) };
+    const response = await fetch(path, { ...init, cache: "no-store", credentials: "omit", signal: init.signal ?? AbortSignal.timeout(DEADLINE_MS) });
+    const told = { status: response.status, ok: response.ok, header: (name) => response.headers.get(name) };
+    return init.signal && response.ok ? { ...told, body: null, stream: response.body } : { ...told, body: parse(await response.text()) };
   } catch (error) {
     const failure = error.name === "TimeoutError" ? `No answer within ${DEADLINE_MS / 1000} seconds.` : "The server could not be reached.";
     return { status: 0, ok: false, body: null, failure, header: () => null };

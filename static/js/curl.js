@@ -19,6 +19,7 @@ const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 /** The request as a curl command; secrets are shell variables: $TOKEN, $PASSWORD, $REFRESH_TOKEN. */
 export function asCurl({ method, path, headers, body }) {
   const words = ["curl", "-i"];
+  if (headers.Accept === "text/event-stream") words.push("-N");      // show each event when it comes
   if (method !== "GET") words.push("-X", method);
   words.push(quoted(location.origin + path));
   for (const [name, value] of Object.entries(headers)) {

@@ -17,6 +17,9 @@ export function h(tag, properties = {}, ...children) {
 /** A fresh copy of the one element inside a <template>. */
 export const fromTemplate = (id) => $(id).content.firstElementChild.cloneNode(true);
 
+/** What stands where a list would be: a title, a sentence, and perhaps a button. */
+export const state = (title, text, ...more) => h("div", { class: "state" }, h("h2", {}, title), h("p", {}, text), ...more);
+
 /** Let a button be used, or show it disabled with the reason. It stays focusable, so that everybody can find the reason. */
 export function allow(button, allowed, reason, reasonId) {
   if (allowed) {

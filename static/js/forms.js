@@ -23,7 +23,7 @@ export function showProblem(form, problem) {
   const elsewhere = [];
   for (const { pointer = "", detail } of problem.errors) {
     const [, name, index] = pointer.split("/");
-    const text = index === undefined ? detail : `${Number(index) + 1}: ${detail}`;
+    const text = index === undefined ? detail : `${/^\d+$/.test(index) ? Number(index) + 1 : index}: ${detail}`;
     if (!showAtField(form, name, text)) elsewhere.push([name, text].filter(Boolean).join(": "));
   }
   const first = form.querySelector("[aria-invalid=true]");

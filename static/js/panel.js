@@ -1,10 +1,10 @@
 // The request panel: every request of this page and its answer, newest first, secrets masked before they are kept.
 import { $, fromTemplate, h, preference } from "./dom.js";
 import { exchanges } from "./api.js";
-import { asCurl, asJson, masked } from "./curl.js";
+import { asCurl } from "./curl.js";
+import { block, coloured, pretty } from "./json.js";
 
 const KEPT = 100;
-const LONGEST = 30_000;
 const TOLD = { "X-Served-By": "Replica", "X-Request-ID": "Request ID", "X-API-Version": "API version", "Cache-Status": "Cache", ETag: "ETag",
   "Retry-After": "Retry after", "Idempotency-Replayed": "Replayed", Location: "Location" };
 const narrow = matchMedia("(max-width: 1099px)");
@@ -38,13 +38,8 @@ function clear() {
 function summarise({ at, method, path, headers, body, answer }) {
   const told = Object.entries(TOLD).map(([name, label]) => [label, answer.header(name)]).filter(([, value]) => value);
   return { at, method, path, status: answer.status, ms: answer.ms, told, replica: answer.header("X-Served-By"), id: answer.header("X-Request-ID"),
-    sent: body === undefined ? null : pretty(masked(body)), got: answer.failure ?? (answer.body === null ? null : pretty(masked(answer.body))),
-    condition: headers["If-Match"], curl: asCurl({ method, path, headers, body }) };
-}
-
-function pretty(value) {
-  const text = typeof value === "string" ? value : asJson(value, 2);
-  return text.length > LONGEST ? `${text.slice(0, LONGEST)}\n… ${text.length - LONGEST} more characters` : text;
+    sent: body === undefined ? null : pretty(body), got: answer.failure ?? (answer.body === null ? null : pretty(answer.body)),
+    condition: headers["If-Match"], streams: Boolean(answer.stream), curl: asCurl({ method, path, headers, body }) };
 }
 
 function add(entry) {
@@ -83,26 +78,10 @@ function fill(body, entry) {
   body.append(
     h("dl", { class: "facts" }, facts.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, String(value))))),
     entry.sent ? block("Request body", coloured(entry.sent)) : "",
-    entry.got ? block("Answer", coloured(entry.got)) : h("p", { class: "hint" }, "The answer has no body."),
+    entry.got ? block("Answer", coloured(entry.got)) : h("p", { class: "hint" }, entry.streams ? "The answer goes on for as long as this page listens." : "The answer has no body."),
     command,
     h("p", { class: "row" }, copy, copied),
   );
-}
-
-const block = (label, content) => h("div", { class: "block" }, h("h3", {}, label), h("pre", { tabindex: "0", role: "region", "aria-label": label }, h("code", {}, content)));
-
-/** JSON text as coloured spans: names, strings, numbers and words. */
-function coloured(text) {
-  const parts = /("(?:\\.|[^"\\])*")(\s*:)?|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|\b(true|false|null)\b/g;
-  const out = [];
-  let from = 0;
-  for (const found of text.matchAll(parts)) {
-    const [whole, string, colon, number] = found;
-    out.push(text.slice(from, found.index));
-    out.push(h("span", { class: string ? (colon ? "json-name" : "json-text") : number ? "json-number" : "json-word" }, string ?? whole), colon ?? "");
-    from = found.index + whole.length;
-  }
-  return [...out, text.slice(from)];
 }
 
 /** Copy the text and say so; where the browser refuses (a page without TLS), select it so that one key does it. */

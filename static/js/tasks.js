@@ -1,5 +1,5 @@
 // The list of tasks: filters (kept in the page's address, so that a reload or a link shows the same), sorting, pages, and what a row can do.
-import { $, allow, fromTemplate, h } from "./dom.js";
+import { $, allow, fromTemplate, h, state } from "./dom.js";
 import { API, Problem, call } from "./api.js";
 import { session } from "./session.js";
 import { ask, say, sayProblem } from "./notices.js";
@@ -72,7 +72,7 @@ function query() {
   const wanted = new URLSearchParams();
   for (const [name, value] of new FormData($("filters"))) if (value.trim()) wanted.set(name, value.trim());
   wanted.set("page", page);
-  history.replaceState(null, "", `?${wanted}`);
+  history.replaceState(null, "", `?${wanted}${location.hash}`);
   return wanted;
 }
 
@@ -119,8 +119,6 @@ function showFailure(problem) {
   failed.setAttribute("role", "alert");
   $("task-list").replaceChildren(failed);
 }
-
-const state = (title, text, ...more) => h("div", { class: "state" }, h("h2", {}, title), h("p", {}, text), ...more);
 
 function row(task) {
   const item = fromTemplate("task-template");

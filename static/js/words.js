@@ -1,6 +1,7 @@
-// The words in which values are shown: statuses, priorities, times and people.
+// The words in which values are shown: statuses, priorities, times.
 
 export const STATUS = { todo: "To do", in_progress: "In progress", done: "Done" };
+export const JOB_STATUS = { pending: "Pending", processing: "Processing", complete: "Complete", failed: "Failed", cancelled: "Cancelled" };
 export const PRIORITY = { 1: "Urgent", 2: "High", 3: "Normal", 4: "Low", 5: "Someday" };
 
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
@@ -15,6 +16,22 @@ export function fromNow(time) {
 
 /** Date and time of day, in the reader's time zone. */
 export const fully = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** The time of day to the second; with the date unless it is today. */
+export function clock(time) {
+  const date = new Date(time);
+  const today = date.toDateString() === new Date().toDateString();
+  return date.toLocaleString(undefined, today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "medium" });
+}
+
+/** From one time to another: "0.31 s", "12 s", "3 min". */
+export function between(from, to) {
+  const seconds = (new Date(to) - new Date(from)) / 1000;
+  return seconds < 10 ? `${seconds.toFixed(2)} s` : seconds < 120 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+/** The end of an id: enough to tell it from its neighbours. */
+export const shortId = (id) => `…${id.slice(-6)}`;
 
 /** A title in a sentence: in quotes, and kept from turning the direction of the text around it. */
 export const quote = (title) => `“\u2068${title}\u2069”`;

@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -15,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, Route, expect
 
-from tests.system.processes import Walnut
+from tests.system.processes import Walnut, wait_until
 
 PASSWORD = "a walnut's shell, closed"
 ADMIN = "ada@example.com"
@@ -56,19 +58,54 @@ class Api:
         assert status == 201, task
         return dict(task)
 
+    def submit(self, vendor: str, payload: Any) -> str:
+        """Submit a job and return its id."""
+        status, job = self("POST", "/jobs", {"vendor_type": vendor, "vendor_payload": payload})
+        assert status == 202, job
+        return str(job["request_id"])
+
+    def sign_in(self, email: str) -> "Api":
+        """Be somebody."""
+        status, tokens = self("POST", "/auth/login", {"email": email, "password": PASSWORD})
+        assert status == 200, tokens
+        self.token = tokens["access_token"]
+        return self
+
+
+class WithWorker(Walnut):
+    """`walnut serve` as people start it: it works on jobs too."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "api", "serve"]
+
 
 @pytest.fixture(scope="module")
 def signed_up(walnut: Any) -> Api:
     """The server with an admin, who was the first to register, signed in to the API."""
-    api = Api(walnut.url)
+    return first_admin(walnut.url)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walnut]:
+    """A server that works on jobs."""
+    with WithWorker(tmp_path_factory.mktemp("gateway"), WORKERS=1) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def admin(gateway: Walnut) -> Api:
+    """Its admin."""
+    return first_admin(gateway.url)
+
+
+def first_admin(url: str) -> Api:
+    """Register the first account and sign in to the API."""
+    api = Api(url)
     status, user = api(
         "POST", "/auth/register", {"username": "ada", "email": ADMIN, "password": PASSWORD, "role": "admin"}
     )
     assert status == 201, user
-    status, tokens = api("POST", "/auth/login", {"email": ADMIN, "password": PASSWORD})
-    assert status == 200, tokens
-    api.token = tokens["access_token"]
-    return api
+    return api.sign_in(ADMIN)
 
 
 @pytest.fixture
@@ -626,6 +663,194 @@ def test_hostile_text_is_only_text(page: Page, walnut: Any, api: Api, title: str
     assert page.locator("main script, main img[src=x], dialog script, #panel script").count() == 0
 
 
+# ---- jobs
+
+
+def job_row(page: Page, job_id: str) -> Locator:
+    """The row of a job in the list."""
+    return page.locator(".job").filter(has=page.locator(f'a[href="#/jobs/{job_id}"]'))
+
+
+def submit(page: Page, payload: Any = None, vendor: str = "sync") -> str:
+    """Submit a job by the form and return its id."""
+    form = page.get_by_role("form", name="Submit a job")
+    form.get_by_label("Vendor").fill(vendor)
+    if payload is not None:
+        form.get_by_label("Payload").fill(json.dumps(payload))
+    with page.expect_response(lambda response: response.request.method == "POST") as answer:
+        form.get_by_role("button", name="Submit job").click()
+    assert answer.value.status == 202, answer.value.text()
+    return str(answer.value.json()["request_id"])
+
+
+def look_away(page: Page, hidden: bool) -> None:
+    """Put another tab in front of this one, or this one again."""
+    page.evaluate(
+        """hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+                       document.dispatchEvent(new Event('visibilitychange')); }""",
+        hidden,
+    )
+
+
+def test_a_job_is_submitted_and_followed_to_its_end(page: Page, gateway: Walnut, admin: Api) -> None:
+    """What is no JSON is said before anything is sent; then the list, the line and the dialog show it as it changes."""
+    sign_in(page, gateway.url)
+    page.get_by_role("link", name="Jobs").click()
+    expect(page).to_have_title("Jobs \u00b7 Walnut")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    expect(page.locator("#live")).to_have_text("Live")
+    form = page.get_by_role("form", name="Submit a job")
+    payload = form.get_by_label("Payload")
+    assert json.loads(payload.input_value()) == {"productId": "PROD-ABC-123", "action": "fetch_details"}
+    assert sorted(page.locator("#vendors option").evaluate_all("all => all.map(one => one.value)")) == ["async", "sync"]
+    form.get_by_label("Vendor").fill("async")
+    assert json.loads(payload.input_value()) == {"userId": "USER-XYZ-456", "reportType": "monthly_sales"}
+
+    posts = count_requests(page, lambda request: request.method == "POST")
+    for text, said in [('{"a": oops}', "This is no JSON"), ("12345678901234567890", "exactly"), ("", "Give some JSON")]:
+        payload.fill(text)
+        form.get_by_role("button", name="Submit job").click()
+        wrong(payload, re.compile(said))
+        expect(payload).to_be_focused()
+    assert posts == []
+    form.get_by_role("button", name="Use the example").click()
+
+    job_id = submit(page, vendor="async")
+    assert posts[0].headers["idempotency-key"]
+    assert set(posts[0].post_data_json or {}) == {"vendor_type", "vendor_payload"}
+    expect(page.locator("#newest")).to_have_text(f"Job \u2026{job_id[-6:]} for async: complete")
+    expect(job_row(page, job_id)).to_contain_text("Complete")
+    expect(page.get_by_role("link", name="Complete 1")).to_be_visible()
+    expect(page.locator(".entry-path", has_text=re.compile(r"/jobs\?"))).to_have_count(1)  # what events caused is quiet
+    page.get_by_role("link", name=f"Job \u2026{job_id[-6:]}").click()
+    dialog = page.get_by_role("dialog", name="Job for async")
+    result = json.loads(dialog.get_by_role("region", name="Result").inner_text())
+    assert result == admin("GET", f"/jobs/{job_id}")[1]["result"]
+    assert result["data"] == "Processed async data for USER-XYZ-456"
+    steps = dialog.get_by_role("list", name="Timeline").locator("strong")
+    expect(steps).to_have_text(["Created", "Claimed", "Called", "Answered", "Accepted", "Webhook", "Complete"])
+    expect(dialog.get_by_role("button", name=re.compile("job$"))).to_have_count(0)
+    page.keyboard.press("Escape")
+    page.wait_for_function("location.hash === '#/jobs'")
+
+    stream = entry(page, "GET", "/api/v1/events")
+    stream.locator("summary").click()
+    expect(stream.locator("pre").first).to_contain_text("-N")
+    page.get_by_label("Vendor").fill("nobody")
+    form.get_by_role("button", name="Submit job").click()
+    wrong(form.get_by_label("Vendor"), re.compile("Known are: async, sync"))
+
+
+def test_a_user_cancels_and_an_admin_retries(page: Page, gateway: Walnut, admin: Api) -> None:
+    """On a phone: a user sees his own jobs only, by status, cancels one, and is told who may retry; an admin does."""
+    foreign = admin.submit("sync", None)
+    page.set_viewport_size({"width": 360, "height": 740})
+    vendors = count_requests(page, lambda request: "/vendors" in request.url)
+    sign_in(page, gateway.url, new_user(admin), path="/#/jobs")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    assert vendors == []
+    failed = submit(page, {"productId": "W" * 300, "mock": {"status": 400}})
+    expect(job_row(page, failed)).to_contain_text("The vendor answered with status 400")
+    slow = submit(page, {"mock": {"silent": True}}, vendor="async")
+    expect(job_row(page, slow)).to_contain_text("Processing")
+    expect(job_row(page, foreign)).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+    job_row(page, slow).get_by_role("link").press("Enter")
+    dialog = page.get_by_role("dialog", name="Job for async")
+    dialog.get_by_role("button", name="Cancel job").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Cancel job").click()
+    expect(dialog.get_by_role("status")).to_have_text("Cancelled")
+    assert admin("GET", f"/jobs/{slow}")[1]["status"] == "cancelled"
+    retry = dialog.get_by_role("button", name="Retry job")
+    expect(retry).to_be_disabled()
+    expect(retry).to_have_accessible_description("Only an admin may retry a job. Submit it anew instead.")
+    assert page.locator("#job").evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    page.keyboard.press("Escape")
+    expect(job_row(page, slow).get_by_role("link")).to_be_focused()
+    page.get_by_role("link", name="Failed 1").click()
+    expect(page.locator(".job")).to_have_count(1)
+    page.reload()
+    expect(page.get_by_role("link", name="Failed 1")).to_have_attribute("aria-current", "true")
+    expect(job_row(page, failed)).to_be_visible()
+    page.goto(f"{gateway.url}/#/jobs/{foreign}")
+    expect(page.get_by_role("alert").filter(has_text="There is no job")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Welcome to Walnut")).to_be_visible()
+    for part in ("#job", "#jobs"):
+        expect(page.locator(part)).not_to_contain_text(foreign)
+
+    sign_in(page, gateway.url, path=f"/#/jobs/{failed}")
+    page.get_by_role("button", name="Retry job").click()
+    expect(steps_of(page).filter(has_text="Retried")).to_be_visible()
+    expect(steps_of(page).filter(has_text="Failed")).to_have_count(2)
+
+
+def steps_of(page: Page) -> Locator:
+    """The steps in the timeline of the open job."""
+    return page.get_by_role("list", name="Timeline").locator("li")
+
+
+def test_listening_goes_on_where_it_was_cut_off(page: Page, gateway: Walnut, admin: Api, objections: list[str]) -> None:
+    """Nobody listens for a hidden tab; what happened meanwhile comes afterwards, and after a restart of the server."""
+    streams = count_requests(page, lambda request: request.url.endswith("/api/v1/events"))
+    looks = count_requests(page, lambda request: "/api/v1/jobs?" in request.url)
+    with page.expect_response(lambda answer: "/api/v1/jobs?" in answer.url and len(looks) == 2):  # and once it is live
+        sign_in(page, gateway.url, path="/#/jobs")
+    live = page.locator("#live")
+    expect(live).to_have_text("Live")
+    look_away(page, True)
+    expect(live).to_have_text("")
+    missed = admin.submit("sync", None)
+    wait_until(lambda: admin("GET", f"/jobs/{missed}")[1]["status"] == "complete", 10, "the job")
+    expect(job_row(page, missed)).to_have_count(0)
+    look_away(page, False)
+    expect(job_row(page, missed)).to_contain_text("Complete")
+    assert re.fullmatch(r"\d+-\d+", streams[1].headers["last-event-id"])
+
+    gateway.restart()
+    after = admin.submit("sync", None)
+    page.evaluate("dispatchEvent(new Event('online'))")  # what the browser says when the network is back
+    expect(live).to_have_text("Live", timeout=20_000)
+    expect(job_row(page, after)).to_contain_text("Complete")
+    # The browser itself reports what it cannot reach; the page adds nothing to it.
+    assert [said for said in objections if not re.search("ERR_CONNECTION_REFUSED|status of 503", said)] == []
+    objections.clear()
+
+    page.get_by_role("link", name="Tasks").click()
+    expect(page.get_by_role("heading", name="Tasks", exact=True)).to_be_visible()
+    before = len(streams)
+    look_away(page, False)
+    page.get_by_role("link", name="Jobs").click()
+    expect(live).to_have_text("Live")
+    assert len(streams) == before + 1, "the tasks do not listen"
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Welcome to Walnut")).to_be_visible()
+    look_away(page, False)
+    time.sleep(0.2)
+    assert len(streams) == before + 1, "nobody listens for nobody"
+
+
+def test_where_nothing_streams_the_list_is_asked_for(
+    page: Page, gateway: Walnut, admin: Api, objections: list[str]
+) -> None:
+    """A server, or something before it, that refuses to stream: the list is read every five seconds."""
+    page.clock.install()
+    refusal = {"title": "Too many", "status": 429, "detail": "You listen 20 times already."}
+    page.route("**/api/v1/events", lambda route: route.fulfill(status=429, json=refusal))
+    sign_in(page, gateway.url, path="/#/jobs")
+    expect(page.locator("#live")).to_have_text("Every 5 seconds")
+    job_id = admin.submit("sync", None)
+    wait_until(lambda: admin("GET", f"/jobs/{job_id}")[1]["status"] == "complete", 10, "the job")
+    expect(job_row(page, job_id)).to_have_count(0)
+    page.clock.run_for(6_000)
+    expect(job_row(page, job_id)).to_contain_text("Complete")
+    page.unroute("**/api/v1/events")
+    page.clock.run_for(40_000)
+    expect(page.locator("#live")).to_have_text("Live")
+
+
 # ---- the request panel
 
 
@@ -811,11 +1036,13 @@ def test_nothing_overflows(page: Page, walnut: Any, api: Api, width: int) -> Non
     expect(save).to_be_in_viewport(ratio=1)
 
 
-def test_every_control_has_a_name_and_a_focus_ring(page: Page, walnut: Any, api: Api) -> None:
+@pytest.mark.parametrize("part", ["/", "/#/jobs"])
+def test_every_control_has_a_name_and_a_focus_ring(page: Page, walnut: Any, api: Api, part: str) -> None:
     """What can be used can be named by a screen reader, and whoever walks with Tab sees where they are."""
     api.add("Named", tags=["tag"])
-    sign_in(page, walnut.url)
-    expect(titles(page)).to_have_text(["Named"])
+    api.submit("sync", None)
+    sign_in(page, walnut.url, path=part)
+    expect(page.locator(".task, .job").first).to_be_visible()
     page.locator("body").click(position={"x": 2, "y": 200})
     seen = set()
     for _ in range(40):
