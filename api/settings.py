@@ -6,79 +6,24 @@ file that holds the value of `NAME`, for secrets. README.md's table says the sam
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from environs import EnvError, EnvValidationError, FileAwareEnv, ValidationError, validate
+from environs import EnvError, EnvValidationError, FileAwareEnv, validate
 from sqlalchemy import URL, make_url
 
-from api import jwt_secret, mail_addresses, rates, smtp
+from api import jwt_secret, mail_addresses, smtp
+from api import setting_rules as rules
 from api.errors import SettingsError
 
-# As browsers write it: lower case, no default port, nothing after it.
-ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9]\d{0,4})?")
+SECRET_FILE = "jwt_secret"  # noqa: S105 (a name in INSTANCE_PATH)
 
 
-def _setting(default: Any, explanation: str, *rules: Callable[[Any], Any], kind: str = "str") -> Any:
+def _setting(default: Any, explanation: str, *checks: Callable[[Any], Any], kind: str = "str") -> Any:
     return dataclasses.field(
-        metadata={"default": default, "help": explanation, "rules": rules, "kind": kind},
+        metadata={"default": default, "help": explanation, "rules": checks, "kind": kind},
     )
-
-
-def _limit(text: str) -> None:
-    try:
-        rates.parse(text)
-    except ValueError as error:
-        forms = "'token-bucket CAPACITY refill N/s', 'leaky-bucket CAPACITY leak N/s' or '100 per 15 minutes'"
-        raise ValidationError(f"{text!r} {error}. Write {forms}.") from None
-
-
-def _scheme(*schemes: str) -> Callable[[str], None]:
-    def check(url: str) -> None:
-        try:
-            fits = urlsplit(url).scheme in schemes and urlsplit(url).port != 0
-        except ValueError:  # a port that is no number
-            fits = False
-        if url and not fits:
-            raise ValidationError(f"Is no address that starts with {' or '.join(f'{name}://' for name in schemes)}.")
-
-    return check
-
-
-def _readable(read: Callable[[str], object]) -> Callable[[str], None]:
-    def check(text: str) -> None:
-        try:
-            read(text)
-        except ValueError as error:
-            raise ValidationError(f"It {error}.") from None
-
-    return check
-
-
-def _origins(origins: Sequence[str]) -> None:
-    for origin in origins:
-        if not ORIGIN.fullmatch(origin.strip()):
-            raise ValidationError(f"{origin!r} is no origin. Write https://app.example.com, separated by commas.")
-
-
-def _encryption_keys(keys: Sequence[str]) -> None:
-    for number, key in enumerate(keys, 1):
-        which = f"ENCRYPTION_KEY: key {number} of {len(keys)}"
-        jwt_secret.checked(key.strip(), which)
-        if len(key.split()) > 1:  # a file with a key on each line would be one key, and the older ones forgotten
-            raise SettingsError(f"{which} has a space or a line end in it. Separate keys by commas, newest first.")
-
-
-def _database(url: str) -> None:
-    if url and not re.fullmatch("sqlite:///[^?:]+", url):
-        raise ValidationError("This version serves SQLite only. Write sqlite:////path/to/walnut.db.")
-
-
-def _duration(seconds: int) -> None:
-    validate.Range(1, 10 * 365 * 86400, error="Must be from 1 second to ten years.")(seconds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,38 +37,41 @@ class Settings:
     port: int = _setting(3000, "port to listen on", validate.Range(1, 65535), kind="int")
     workers: int = _setting(min(os.cpu_count() or 1, 4), "Gunicorn worker processes", validate.Range(1, 64), kind="int")
     instance_path: Path = _setting(Path("instance"), "folder for all state", kind="path")
-    database_url: str = _setting("", "SQLite file; unset: walnut.db in INSTANCE_PATH", _database)
-    redis_url: str = _setting("", "shared cache and limits for replicas", _scheme("redis", "rediss", "unix"))
+    database_url: str = _setting("", "SQLite file; unset: walnut.db in INSTANCE_PATH", rules.database)
+    redis_url: str = _setting("", "shared cache and limits for replicas", rules.scheme("redis", "rediss", "unix"))
     jwt_secret: str = _setting("", "key that signs access tokens, 32 bytes or more")
     encryption_key: Sequence[str] = _setting(
-        (), "keys that encrypt stored secrets, newest first; unset: one from JWT_SECRET", _encryption_keys, kind="list"
+        (),
+        "keys that encrypt stored secrets, newest first; unset: one from JWT_SECRET",
+        rules.encryption_keys,
+        kind="list",
     )
-    access_token_ttl: int = _setting(900, "seconds an access token is good for", _duration, kind="int")
-    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", _duration, kind="int")
+    access_token_ttl: int = _setting(900, "seconds an access token is good for", rules.duration, kind="int")
+    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", rules.duration, kind="int")
     register_admin: str = _setting(
         "", "first: the first account may ask for role admin; never", validate.OneOf(("first", "never"))
     )
     require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
-    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", _readable(smtp.parse))
-    mail_from: str = _setting("", "sender of mail", _readable(mail_addresses.mailbox))
-    public_url: str = _setting("", "how people reach this server, for links in mail", _scheme("http", "https"))
+    smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", rules.readable(smtp.parse))
+    mail_from: str = _setting("", "sender of mail", rules.readable(mail_addresses.mailbox))
+    public_url: str = _setting("", "how people reach this server, for links in mail", rules.scheme("http", "https"))
     rate_limit_default: str = _setting(
-        "token-bucket 100 refill 10/s", "per user, or per address when anonymous", _limit
+        "token-bucket 100 refill 10/s", "per user, or per address when anonymous", rules.limit
     )
-    rate_limit_auth: str = _setting("100 per 15 minutes", "sign-in routes, per address", _limit)
-    rate_limit_jobs: str = _setting("leaky-bucket 50 leak 5/s", "POST /jobs, per user", _limit)
+    rate_limit_auth: str = _setting("100 per 15 minutes", "sign-in routes, per address", rules.limit)
+    rate_limit_jobs: str = _setting("leaky-bucket 50 leak 5/s", "POST /jobs, per user", rules.limit)
     rate_limit_skip_if_redis_down: bool | None = _setting(
         None, "true: allow; false: deny; unset: count on this host", kind="bool"
     )
-    cache_ttl: int = _setting(60, "seconds a cached answer may live", _duration, kind="int")
-    idempotency_ttl: int = _setting(86400, "seconds an Idempotency-Key is remembered", _duration, kind="int")
+    cache_ttl: int = _setting(60, "seconds a cached answer may live", rules.duration, kind="int")
+    idempotency_ttl: int = _setting(86400, "seconds an Idempotency-Key is remembered", rules.duration, kind="int")
     worker_concurrency: int = _setting(
         50, "jobs that one worker carries out at once", validate.Range(1, 1000), kind="int"
     )
-    job_retention: int = _setting(2592000, "seconds a job is kept after it has ended", _duration, kind="int")
+    job_retention: int = _setting(2592000, "seconds a job is kept after it has ended", rules.duration, kind="int")
     mock_vendors: bool | None = _setting(None, "serve two vendors to try the gateway with", kind="bool")
     trusted_proxies: int = _setting(0, "hops whose X-Forwarded-For counts", validate.Range(0, 16), kind="int")
-    cors_origins: Sequence[str] = _setting((), "origins that may call from a browser", _origins, kind="list")
+    cors_origins: Sequence[str] = _setting((), "origins that may call from a browser", rules.origins, kind="list")
     log_level: str = _setting(
         "info", "debug, info, warning or error", validate.OneOf(("debug", "info", "warning", "error"))
     )
@@ -152,8 +100,11 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def load() -> Settings:
-    """Read and check every setting. Raises SettingsError with one line that names the variable and the mend."""
+def load(*, new: bool = True) -> Settings:
+    """Read and check every setting. Raises SettingsError with one line that names the variable and the mend.
+
+    Unless `new`, nothing is made: who only looks at a server in the wrong folder leaves nothing there.
+    """
     env = FileAwareEnv(eager=False, strip_whitespace=True)
     env.read_env(Path.cwd() / ".env", recurse=False)
     try:
@@ -164,6 +115,8 @@ def load() -> Settings:
         raise SettingsError(f"{name}: {messages[0]}") from None
     except (EnvError, ValueError) as error:
         raise SettingsError(str(error)) from None
+    if not new:
+        _refuse_without_instance(Settings(**values))
     return _completed(Settings(**values))
 
 
@@ -178,6 +131,14 @@ def _read(env: FileAwareEnv, field: "dataclasses.Field[Any]") -> Any:
         raise SettingsError(f"{name}_FILE: cannot read text from {file} ({error.__cause__ or error}).") from None
     value = getattr(env, about["kind"])(name, about["default"], validate=list(about["rules"]))
     return [item.strip() for item in value] if isinstance(value, list) else value
+
+
+def _refuse_without_instance(settings: Settings) -> None:
+    folder = settings.instance_path.absolute()
+    if not folder.is_dir():
+        raise SettingsError(f"INSTANCE_PATH: there is no folder {folder}. `walnut serve` makes a new one.")
+    if not settings.jwt_secret and not settings.production and not (folder / SECRET_FILE).exists():
+        raise SettingsError(f"INSTANCE_PATH: {folder} has no server's state. `walnut serve` makes a new one.")
 
 
 def _completed(settings: Settings) -> Settings:
@@ -215,4 +176,4 @@ def _development_secret(settings: Settings, folder: Path) -> str:
             "JWT_SECRET: is required in production. Make one with `openssl rand -base64 48`. "
             "JWT_SECRET_FILE may name a file that holds it."
         )
-    return jwt_secret.kept(folder / "jwt_secret")
+    return jwt_secret.kept(folder / SECRET_FILE)

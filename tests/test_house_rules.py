@@ -26,6 +26,7 @@ FLOORS = [
     {"scoreboard", "gunicorn_worker", "outgoing"},
     {"metrics"},
     {"jwt_secret"},
+    {"setting_rules"},
     {"settings", "sqlite", "watchdog"},
     {"secret_box", "group_commit", "exchange"},
     {"db", "logs", "observe", "store"},

@@ -29,5 +29,5 @@ def bring_up(given: Settings) -> str:
 @database.command("check")
 def check_database() -> None:
     """Say whether the database is in the shape this version needs."""
-    upgrade.check(settings.load())
+    upgrade.check(settings.load(new=False))
     click.echo(f"The database is at revision {upgrade.head()}, as this version needs it.")

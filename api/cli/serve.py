@@ -26,6 +26,6 @@ def serve(no_worker: bool, reload: bool) -> None:
 @click.command()
 def worker() -> None:
     """Work on jobs until Ctrl-C. As many of them as you like may work side by side."""
-    given = settings.load()
+    given = settings.load(new=False)
     upgrade.check(given)
     sys.exit(supervisor.work(given))

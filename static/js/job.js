@@ -95,6 +95,10 @@ function facts(job) {
 }
 
 function outcome(job) {
+  return [...(job.kind === "vendor" ? [block("Payload", coloured(pretty(job.vendor_payload)))] : []), ...answer(job)];
+}
+
+function answer(job) {
   if (job.status === "complete") return [block("Result", coloured(pretty(job.result)))];
   return job.error ? [block(job.status === "failed" ? "Error" : "What went wrong so far", job.error)] : [];
 }
