@@ -423,8 +423,11 @@ def test_a_lane_that_fails_is_closed_then_one_tries(app, queued):
         assert lanes.claim(conn, "a", {}, 50, NOW).jobs == []
         assert len(lanes.claim(conn, "a", {}, 50, NOW + lanes.SHORTEST).jobs) == 1
         assert lanes.claim(conn, "b", {}, 50, NOW + lanes.SHORTEST).jobs == []
-        lanes.judge(conn, "acme", NOW, failed=True)
-        assert lanes.may_claim(conn, {}, 50, NOW) == (False, NOW + 2 * lanes.SHORTEST)
+        for _ in range(20):  # those that were under way when it was closed
+            lanes.judge(conn, "acme", NOW + 1, failed=True)
+        assert lanes.may_claim(conn, {}, 50, NOW + 1) == (False, NOW + lanes.SHORTEST)
+        lanes.judge(conn, "acme", NOW + lanes.SHORTEST, failed=True)
+        assert lanes.may_claim(conn, {}, 50, NOW + lanes.SHORTEST) == (False, NOW + 3 * lanes.SHORTEST)
         lanes.judge(conn, "acme", NOW, failed=False)
         assert len(lanes.claim(conn, "b", {}, 50, NOW).jobs) == 8
 

@@ -116,7 +116,7 @@ def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], no
     if most <= 0 or _is_unknown(lane):  # there may be hundreds of lanes, and the write lock is held
         return Admission(0)
     state = STATE.first(conn, lane=lane) or NONE
-    if now < state["closed_until"] <= now + LONGEST:  # later than that was said by a clock that was wrong
+    if _is_closed(state, now):
         return Admission(0, again_at=state["closed_until"])
     vendor = vendors.by_name(conn, lane)
     if vendor:
@@ -129,18 +129,27 @@ def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], no
 
 
 def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> None:
-    """Count a failure of a lane, or forget those there were. Enough of them close it, for longer each time."""
+    """Count a failure of a lane, or forget those there were. Enough of them close it, for longer each time.
+
+    What was under way when it was closed, and fails too, says nothing new.
+    """
     state = STATE.first(conn, lane=lane)
     if state is None:
         if not failed:
             return
         OPEN.run(conn, name=lane, **NONE)
         state = NONE
-    if not failed and not state["failures"]:
+    if (failed and _is_closed(state, now)) or not (failed or state["failures"]):  # it had begun before that
         return
     failures = state["failures"] + 1 if failed else 0
     closed = min(LONGEST, SHORTEST << min(failures - FAILURES, 10)) if failures >= FAILURES else 0
     JUDGE.run(conn, lane=lane, new_failures=failures, until=now + closed if closed else 0)
+
+
+def _is_closed(state: Row, now: int) -> bool:
+    """Tell whether a lane is left alone. For longer than LONGEST was said by a clock that was wrong."""
+    closed: bool = now < state["closed_until"] <= now + LONGEST
+    return closed
 
 
 def _is_unknown(lane: str) -> bool:
