@@ -372,3 +372,9 @@ def test_chunks_that_are_none_are_the_clients_fault(admin):
 
     chunked = {"wsgi.input": Chunks(), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     assert_problem(admin.send("POST", "/tasks", content_type=JSON, environ_overrides=chunked), 400, "malformed")
+
+
+def test_a_query_of_a_write_that_takes_none_is_refused(app, admin):
+    for path, body in (("/tasks", {"title": "x"}), ("/jobs/retry", {})):
+        assert_problem(admin("POST", f"{path}?vendor_type=sync", body), 422, "invalid", "/vendor_type")
+    assert rows(app, "SELECT count(*) FROM jobs") == rows(app, "SELECT count(*) FROM tasks") == [(0,)]

@@ -865,3 +865,47 @@ def test_two_short_jumps_of_the_clock_are_no_long_one(monkeypatch):
         passed[0] += seconds
         said[0] = NOW + int((passed[0] - 50.0) * 1000) + off
         assert clock.now() == said[0] - off
+
+
+def test_an_outcome_that_the_database_never_takes_stops_no_other(app, queued, monkeypatch, caplog):
+    monkeypatch.setattr(worker_module, "BUSY_SECONDS", 0.01)
+    execute(
+        app,
+        "CREATE TRIGGER stop BEFORE UPDATE ON jobs WHEN new.result LIKE '%poison%'"
+        " BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+    bad, good = queued("poison"), [queued({"n": n}) for n in range(5)]
+    with working(app):
+        until(lambda: ended(app))
+    assert of(app, bad, "status", "error") == ("failed", worker_module.UNRECORDED.error)
+    assert [of(app, job, "status") for job in good] == ["complete"] * 5
+    assert "cannot be recorded" in caplog.text
+
+
+def test_what_comes_too_late_is_told_and_not_kept(app, queued):
+    kinds.register(kinds.kind("slow")(lambda job: gevent.sleep(0.3) or Done(result="late")))
+    job = queued(kind="slow")
+    with working(app):
+        until(lambda: of(app, job, "status") == "processing")
+        with app.app_context(), db.writing() as conn:
+            queue.cancel(conn, queue.get(conn, job["id"]), db.now())
+        until(lambda: "late" in history(app, job))
+    assert of(app, job, "status", "result") == ("cancelled", None)
+    assert history(app, job)[-2:] == ["cancelled", "late"]
+
+
+def test_after_its_last_attempt_a_job_has_failed_in_the_log_too(app, queued, caplog):
+    kinds.register(kinds.kind("fails", attempts=1)(lambda job: Again(error="x")))
+    queued(kind="fails")
+    with working(app):
+        until(lambda: ended(app))
+    (line,) = [record for record in caplog.records if record.message == "job"]
+    assert (line.outcome, line.levelname) == ("failed", "WARNING")
+
+
+def test_a_job_whose_vendor_is_gone_is_not_tried_again(app, claimed):
+    kinds.register(kinds.kind("vendor")(lambda job: Done()))
+    job = claimed(kind="vendor", lane="gone")
+    settle(app, job, Failed(error="x"))
+    with app.app_context(), db.writing() as conn, pytest.raises(Conflict, match="no vendor gone"):
+        queue.retry(conn, queue.get(conn, job["id"]), db.now())

@@ -117,7 +117,7 @@ def admit(conn: Connection, lane: str, most: int, running: Mapping[str, int], no
     if most <= 0 or _is_unknown(lane):  # there may be hundreds of lanes, and the write lock is held
         return Admission(0)
     state = STATE.first(conn, lane=lane) or NONE
-    if now < state["closed_until"] <= now + LONGEST:  # later than that was said by a clock that was wrong
+    if _is_closed(state, now):
         return Admission(0, again_at=state["closed_until"])
     vendor = vendors.by_name(conn, lane)
     if vendor:
@@ -137,7 +137,7 @@ def judge(conn: Connection, lane: str, now: int, *, failed: bool) -> int | None:
     if state is None and failed:
         OPEN.run(conn, **NONE | {"name": lane})
     state = state or NONE
-    if failed and now < state["closed_until"] <= now + LONGEST:
+    if failed and _is_closed(state, now):
         return None  # those that were under way when it was closed tell nothing new
     return _close(conn, lane, state["failures"] + 1 if failed else 0, now) if failed or state["failures"] else None
 
@@ -148,6 +148,12 @@ def _close(conn: Connection, lane: str, failures: int, now: int) -> int | None:
     until = now + seconds if seconds else 0
     JUDGE.run(conn, lane=lane, new_failures=failures, until=until)
     return until or None
+
+
+def _is_closed(state: Row, now: int) -> bool:
+    """Tell whether a lane is left alone. For longer than LONGEST was said by a clock that was wrong."""
+    closed: bool = now < state["closed_until"] <= now + LONGEST
+    return closed
 
 
 def _is_unknown(lane: str) -> bool:

@@ -24,7 +24,7 @@ from api.vendors import keys
 from api.vendors import queries as vendors
 
 MAY_PASS = {408, 425, 429}  # of the 4xx; any 5xx may
-OURS = {429}  # says nothing about how the vendor is
+TO_BLAME = {502, 503, 504}  # the vendor is not well; a 500 may be the doing of this one payload, whoever sent it
 LONGEST_WAIT = 86_400_000  # milliseconds that Retry-After may ask for
 LASTING = {"address", "too_large"}  # reasons for which a call fails again
 EXCERPT = 200  # characters of an answer that the error quotes
@@ -60,7 +60,7 @@ def meaning(vendor: Row, reply: Reply, called: Event) -> Outcome:
     error = f"The vendor answered with status {reply.status}{_excerpt(reply.body)}"
     if reply.status in MAY_PASS or reply.status >= 500:
         after = _retry_after(reply.headers)
-        return Again(events=events, error=error, after=after, to_blame=reply.status not in OURS)
+        return Again(events=events, error=error, after=after, to_blame=reply.status in TO_BLAME)
     if 300 <= reply.status < 400:
         error = f"The vendor answered with status {reply.status}: it wants to send us elsewhere, and we do not follow."
     return Failed(events=events, error=error)

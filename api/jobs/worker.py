@@ -19,13 +19,15 @@ from api.errors import Unavailable
 from api.jobs import attempts, lanes, outcomes, queue, workers
 from api.jobs.bell import Bell, bells
 from api.jobs.clock import Clock
-from api.jobs.kinds import Again, Event, GivenBack, Outcome
+from api.jobs.kinds import Again, Event, Failed, GivenBack, Outcome
 from api.statements import Row
 
 LOOK_SECONDS = 1.0  # how long an idle worker waits at the most: the bell is only a hint
 LOOKOUT_SECONDS = 5.0  # how often to look whether another worker is gone
 GRACE_SECONDS = 20.0  # for the jobs that are under way when it is told to end
 BUSY_SECONDS = 0.5  # after a fault of the database, before it is tried again
+
+UNRECORDED = Failed(error="What came of it could not be recorded. The log has more.")
 
 log = logging.getLogger("walnut.jobs")
 
@@ -76,11 +78,28 @@ class Worker:
         try:
             if ended or (places and self._may_claim(places)):
                 self._begin(self._exchange(ended, places))
-        except (Unavailable, DBAPIError, sqlite.driver.Error) as error:  # busy or full: it is as if nothing was said
+        except Unavailable as error:  # busy or full: it is as if nothing was said
             log.warning("the queue cannot be reached", extra={"reason": str(error)})
             self._ended = ended + self._ended
             gevent.sleep(BUSY_SECONDS)
             self._stir.set()
+        except Exception:
+            log.exception("outcomes cannot be recorded")
+            self._record_each(ended)
+
+    def _record_each(self, ended: list[tuple[Row, Outcome]]) -> None:
+        """Record outcomes one by one, so that one which the database will never take stops no other."""
+        for job, outcome in ended:
+            try:
+                self._exchange([(job, outcome)], 0)
+            except Unavailable:
+                self._ended.append((job, outcome))
+            except Exception:
+                log.exception("an outcome cannot be recorded", extra={"job_id": job["id"]})
+                if outcome != UNRECORDED:
+                    self._ended.append((job, UNRECORDED))
+        gevent.sleep(BUSY_SECONDS)
+        self._stir.set()
 
     def _begin(self, claims: lanes.Claims) -> None:
         self._again_at = claims.again_at
