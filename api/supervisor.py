@@ -105,6 +105,8 @@ class Supervisor:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         """Ask every program to end in its own time; when asked a second time, end them at once."""
+        if not self._stopping and sys.stderr.isatty():
+            say("\nEnding: requests and jobs under way get up to 25 s. Ctrl-C again ends them at once.")
         self._signal(signal.SIGKILL if self._stopping else signal.SIGTERM)
         self._stopping = True
 

@@ -211,7 +211,7 @@ jobs = Table(
     Column("attempts", Integer, nullable=False),  # how often it was claimed: what a worker must know to end it
     Column("max_attempts", Integer, nullable=False),
     Column("worker_id", Id),  # who is at it; none while a webhook is waited for
-    Column("dedup_key", String(200)),
+    Column("dedup_key", String(255)),
     Column("payload", JSON, nullable=False),
     Column("result", JSON(none_as_null=True)),
     Column("error", Text),

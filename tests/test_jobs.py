@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import gevent
 import orjson
 import pytest
+from sqlalchemy.dialects import postgresql
 
 from api import db
 from api.errors import Conflict, Unavailable
@@ -316,6 +317,12 @@ def _any(sql):
     return [0] * sql.count("?")
 
 
+def test_on_postgresql_workers_step_over_what_another_one_claims():
+    sql = str(queue.CLAIM.clause.compile(dialect=postgresql.dialect()))
+    assert "FOR UPDATE SKIP LOCKED" in sql
+    assert "INDEXED BY" not in sql
+
+
 # ---- who may begin
 
 
@@ -420,6 +427,7 @@ def test_a_lane_that_fails_is_closed_then_one_tries(app, queued):
             lanes.judge(conn, "acme", NOW, failed=True)
         assert lanes.may_claim(conn, {}, 50, NOW) == (False, NOW + lanes.SHORTEST)
         assert lanes.claim(conn, "a", {}, 50, NOW).jobs == []
+        assert lanes.CLOSED.value(conn, now=NOW) == 1
         assert lanes.judge(conn, "acme", NOW, failed=True) is None  # they were under way: nothing new
         then = NOW + lanes.SHORTEST
         assert len(lanes.claim(conn, "a", {}, 50, then).jobs) == 1

@@ -19,6 +19,8 @@ COUNTS = {  # gauges and histograms of things that have no unit
     "walnut_redis_breaker_open",
     "walnut_event_listeners",
     "walnut_jobs",
+    "walnut_job_workers",
+    "walnut_job_lanes_closed",
     "walnut_password_hashing_queue",
     "walnut_worker_processes",
 }

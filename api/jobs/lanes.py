@@ -33,6 +33,7 @@ BUSY = Statement(
     .group_by(jobs.c.lane)
 )
 STATE = Statement(select(lanes).where(lanes.c.name == bindparam("lane")))
+CLOSED = Statement(select(func.count()).select_from(lanes).where(lanes.c.closed_until > bindparam("now")))
 OPEN = Statement(insert(lanes))
 COUNT = Statement(
     update(lanes).where(lanes.c.name == bindparam("lane")).values(level=bindparam("new_level"), at=bindparam("new_at"))

@@ -74,7 +74,7 @@ def jobs() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("max_attempts", sa.Integer, nullable=False),
         sa.Column("worker_id", sa.String(36)),
-        sa.Column("dedup_key", sa.String(200)),
+        sa.Column("dedup_key", sa.String(255)),
         sa.Column("payload", sa.JSON, nullable=False),
         sa.Column("result", sa.JSON),
         sa.Column("error", sa.Text),
