@@ -109,12 +109,12 @@ def _refusals(rule: Rule, contract: Contract) -> list[int]:
         found |= {401} | ({403} if contract.allow != SIGNED_IN else set())
     if contract.body:
         found |= {400, 408, 413, 415, 422}
-    if contract.query or contract.idempotent:
+    if contract.query or contract.idempotent or (contract.writes and not contract.signed):  # which refuse a query
         found |= {400, 422}
     if rule.arguments:
         found |= {404}
     if contract.conditional:
-        found |= {412}
+        found |= {400, 412}
     if contract.has_etag:
         found |= {304}
     return sorted(found)

@@ -14,10 +14,10 @@ from tests.system.processes import Walnut, wait_until
 
 CONNECTIONS = 64
 DEADLINE = 5.0  # seconds a writer waits (api/db.py)
+pytestmark = pytest.mark.alone
+
 HOLDER = """
 import sys, pysqlite3
-
-pytestmark = pytest.mark.alone
 connection = pysqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
 print("held", flush=True)

@@ -19,6 +19,8 @@ import pytest
 from tests.system.clients import ACCOUNT, QUIET, Load, assert_nothing_lost, opened, sign_in
 from tests.system.processes import PROJECT, Walnut, ask, wait_until
 
+pytestmark = pytest.mark.alone
+
 ENDS_WITHIN = 8.0  # seconds, with nothing slow in flight; 2 on an idle machine
 INTO_A_TERMINAL = """
 import os, sys
