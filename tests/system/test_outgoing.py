@@ -9,6 +9,8 @@ import pytest
 
 from tests.system.processes import PROJECT
 
+pytestmark = pytest.mark.alone
+
 MB = 1_000_000
 CLOSED = "closed the connection before it answered"
 
