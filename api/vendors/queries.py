@@ -20,6 +20,7 @@ ALL = Statement(select(vendors).order_by(vendors.c.name))
 CREATE = Statement(insert(vendors).returning(vendors))
 REMOVE = Statement(delete(vendors).where(vendors.c.id == bindparam("vendor_id")))
 CLOSED = Statement(select(lanes.c.closed_until).where(lanes.c.name == bindparam("lane")))
+FORGIVE = Statement(update(lanes).where(lanes.c.name == bindparam("lane")).values(failures=0, closed_until=0))
 FORGET_LANE = Statement(delete(lanes).where(lanes.c.name == bindparam("lane")))
 RESEAL = Statement(
     update(vendors).where(vendors.c.id == bindparam("vendor_id")).values(secrets=bindparam("new_secrets"))
@@ -78,8 +79,8 @@ def change(conn: Connection, vendor: Row, values: Row) -> Row:
 
 
 def forget_failures(conn: Connection, vendor: Row) -> None:
-    """Let a vendor that was left alone because it failed be called again."""
-    FORGET_LANE.run(conn, lane=vendor["name"])
+    """Let a vendor that was left alone because it failed be called again, within its limit as before."""
+    FORGIVE.run(conn, lane=vendor["name"])
 
 
 def rotate(conn: Connection, vendor: Row, key: str) -> Row:
