@@ -15,8 +15,7 @@ from sqlalchemy import Connection
 from api import audit_trail, db
 from api.cli import tables
 from api.jobs import maintenance, outcomes, queries, queue, workers
-from api.jobs.kinds import KINDS, lane_of
-from api.jobs.queries import VENDOR
+from api.jobs.kinds import KINDS, VENDOR, lane_of
 from api.jobs.schemas import AuditedOut, JobOut, SummaryOut
 from api.migrations import upgrade
 from api.statements import Row

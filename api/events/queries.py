@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, bindparam, func, literal_column, select, text
 
+from api.jobs.kinds import VENDOR
 from api.statements import Row, Statement
 from api.tables import audit_entries, job_history, jobs
 from api.web import rfc3339
 
 POSITION = r"^[0-9]{1,18}-[0-9]{1,18}$"
-VENDOR = "vendor"  # the kind of job that people submit: the others are the server's own business
 STATUS = {  # of a job from an event of its history on. What is not here changes none, and is told by GET /jobs/{id}
     "created": "pending",
     "claimed": "processing",

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+VENDOR = "vendor"  # the kind of job that people ask for: the others are the server's own business
+
 
 class Job(NamedTuple):
     """A job as its kind sees it. `attempt` counts from 1; `created_at` is in milliseconds since 1970."""

@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, literal_column, select
 
 from api.jobs import outcomes
+from api.jobs.kinds import VENDOR
 from api.statements import Row, Statement
 from api.tables import job_counts, job_history, jobs
 from api.web import Listing
 
 TIMELINE = 200  # events of a job that are shown, the last ones
-VENDOR = "vendor"  # the kind of job that people ask for
 LARGE = {"payload", "result"}  # columns that no list needs
 
 FILTERS = {

@@ -13,7 +13,7 @@ from api import db
 from api.errors import Conflict
 from api.group_commit import after_commit
 from api.jobs.bell import bells
-from api.jobs.kinds import KINDS, Event, lane_of
+from api.jobs.kinds import KINDS, VENDOR, Event, lane_of
 from api.jobs.outcomes import CANCELLED, FAILED, PENDING, PROCESSING, move, tell, tell_all
 from api.statements import Row, Statement, expired
 from api.tables import jobs
@@ -127,7 +127,7 @@ def retry(conn: Connection, job: Row, now: int) -> Row:
     """Let a failed or cancelled job begin again, with as many attempts as a new one. Otherwise raises Conflict."""
     if job["status"] not in (FAILED, CANCELLED):
         raise Conflict(f"The job is {job['status']}: only one that failed or was cancelled can be tried again.")
-    if job["kind"] == "vendor" and vendors.by_name(conn, job["lane"]) is None:
+    if job["kind"] == VENDOR and vendors.by_name(conn, job["lane"]) is None:
         raise Conflict(f"There is no vendor {job['lane']} any more: add it again first.")
     if other := replaced_by(conn, job):
         raise Conflict(f"The job {other['id']} has its deduplication key now. Let that one end, or cancel it first.")

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from api import db
 from api.errors import Invalid, NotFound
 from api.jobs import queries, queue, webhooks
+from api.jobs.kinds import VENDOR
 from api.jobs.schemas import (
     AcceptedOut,
     AuditedOut,
@@ -38,7 +39,7 @@ def submit(conn: Connection, body: dict[str, Any]) -> Any:
     vendor = vendors.by_name(conn, body["vendor_type"]) or unknown(conn, body["vendor_type"])
     job = queue.enqueue(
         conn,
-        queries.VENDOR,
+        VENDOR,
         body["vendor_payload"],
         lane=vendor["name"],
         owner_id=actor(),
@@ -110,7 +111,7 @@ def webhook(vendor: str, body: bytes) -> Any:
 def its_own(conn: Connection, job_id: UUID) -> Row:
     """Return a job that the caller may see. To anybody else it is as if it were not there. Raises NotFound."""
     job = queue.get(conn, str(job_id)) or missing(job_id)
-    own = job["owner_id"] == actor() and job["kind"] == queries.VENDOR
+    own = job["owner_id"] == actor() and job["kind"] == VENDOR
     return job if own or may(caller(), MANAGE) else missing(job_id)
 
 

@@ -14,7 +14,7 @@ from flask import current_app
 
 from api import db
 from api.jobs import mock_vendors
-from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, Job, Outcome, kind
+from api.jobs.kinds import VENDOR, Again, Awaiting, Done, Event, Failed, Job, Outcome, kind
 from api.outgoing.calls import Reply, post
 from api.outgoing.failures import CallFailed
 from api.settings import Settings
@@ -30,7 +30,7 @@ LASTING = {"address", "too_large"}  # reasons for which a call fails again
 EXCERPT = 200  # characters of an answer that the error quotes
 
 
-@kind("vendor", attempts=5, seconds=330, audited=True)
+@kind(VENDOR, attempts=5, seconds=330, audited=True)
 def call(job: Job) -> Outcome:
     """Hand a job to its vendor."""
     with db.reading(snapshot=False) as conn:

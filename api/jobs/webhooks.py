@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 from api import db, metrics
 from api.errors import Conflict, NotFound
 from api.jobs import outcomes, queue
-from api.jobs.kinds import Event
+from api.jobs.kinds import VENDOR, Event
 from api.observe import note
 from api.statements import Row, Statement, expired
 from api.tables import webhook_ids
@@ -50,7 +50,7 @@ def report(received: Row, webhook_id: str) -> None:
     outcome = received["outcome"]
     note(job_id=received["request_id"], webhook_id=webhook_id, outcome=outcome)
     if counted := COUNTED.get(outcome):
-        metrics.JOB_OUTCOMES.labels("vendor", counted).inc()
+        metrics.JOB_OUTCOMES.labels(VENDOR, counted).inc()
 
 
 def sweep(conn: Connection) -> int:
