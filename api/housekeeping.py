@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from api import db, sqlite
-from api.auth import tokens
+from api.auth import links, tokens
 from api.db import Database
 from api.errors import Unavailable
 from api.group_commit import Change
@@ -45,6 +45,7 @@ def sweeps(settings: Settings) -> dict[str, Sweep]:
         "idempotency_keys": sweep_idempotency_keys,
         "webhook_ids": webhooks.sweep,
         "sessions": tokens.sweep,
+        "one_time_tokens": links.sweep,
         "jobs": lambda conn: queue.sweep(conn, db.now() - settings.job_retention * 1000),
     }
 

@@ -40,6 +40,7 @@ class Settings:
     database_url: str = _setting("", "SQLite file; unset: walnut.db in INSTANCE_PATH", rules.database)
     redis_url: str = _setting("", "shared cache and limits for replicas", rules.scheme("redis", "rediss", "unix"))
     jwt_secret: str = _setting("", "key that signs access tokens, 32 bytes or more")
+    jwt_secret_former: str = _setting("", "the JWT_SECRET before this one: what it signed is still good")
     encryption_key: Sequence[str] = _setting(
         (),
         "keys that encrypt stored secrets, newest first; unset: one from JWT_SECRET",
@@ -47,11 +48,16 @@ class Settings:
         kind="list",
     )
     access_token_ttl: int = _setting(900, "seconds an access token is good for", rules.duration, kind="int")
-    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts", rules.duration, kind="int")
+    refresh_token_ttl: int = _setting(2592000, "seconds a sign-in lasts without being used", rules.duration, kind="int")
+    refresh_token_grace: int = _setting(
+        10, "seconds a spent refresh token still gives its successor; 0: never", validate.Range(0, 300), kind="int"
+    )
+    session_ttl: int = _setting(7776000, "seconds a sign-in lasts at most", rules.duration, kind="int")
     register_admin: str = _setting(
         "", "first: the first account may ask for role admin; never", validate.OneOf(("first", "never"))
     )
     require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
+    require_admin_totp: bool = _setting(False, "an admin may nothing until he has a second factor", kind="bool")
     smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", rules.readable(smtp.parse))
     mail_from: str = _setting("", "sender of mail", rules.readable(mail_addresses.mailbox))
     public_url: str = _setting("", "how people reach this server, for links in mail", rules.scheme("http", "https"))
@@ -154,6 +160,8 @@ def _completed(settings: Settings) -> Settings:
     given["jwt_secret"] = (
         jwt_secret.checked(settings.jwt_secret) if settings.jwt_secret else _development_secret(settings, folder)
     )
+    if settings.jwt_secret_former:
+        jwt_secret.checked(settings.jwt_secret_former, "JWT_SECRET_FORMER:")
     return dataclasses.replace(settings, **given)
 
 

@@ -55,12 +55,26 @@ users = Table(
     Column("username_key", String(256), nullable=False, unique=True),  # NFKC and case folded: what must be unique
     Column("email", String(254), nullable=False),
     Column("email_key", String(1016), nullable=False, unique=True),
+    Column("new_email", String(254)),  # the address to be, once it is confirmed
+    Column("email_confirmed_at", BigInteger),
     Column("password_hash", String(60), nullable=False),
+    Column("totp_secret", Text),  # sealed (api/secret_box.py)
+    Column("totp_enabled_at", BigInteger),  # none: the secret is not in use yet
+    Column("totp_step", BigInteger, nullable=False, server_default=text("0")),  # of the last code: none works twice
     Column("role", String(16), nullable=False),
     Column("active", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("version", Integer, nullable=False),
+    Index(None, "created_at", "id"),
+)
+
+# What lets somebody in who has lost the device that makes the codes: each works once.
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("hash", String(64), primary_key=True),  # SHA-256 in hex: the code itself is kept nowhere
 )
 
 sessions = Table(
@@ -69,7 +83,11 @@ sessions = Table(
     Column("id", Id, primary_key=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False, index=True),
+    Column("expires_at", BigInteger, nullable=False, index=True),  # later with each refresh, up to the next
+    Column("absolute_expires_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_seen_at", BigInteger, nullable=False, server_default=text("0")),  # the last refresh
+    Column("address", String(64)),  # of the last refresh
+    Column("device", String(200)),  # what it said of itself: its User-Agent
     Column("ended_at", BigInteger),
 )
 
@@ -80,6 +98,34 @@ refresh_tokens = Table(
     Column("session_id", ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created_at", BigInteger, nullable=False),
     Column("spent_at", BigInteger),
+)
+
+# What mails carry in their links: good once, and not for long.
+one_time_tokens = Table(
+    "one_time_tokens",
+    metadata,
+    Column("hash", String(64), primary_key=True),  # SHA-256 in hex: the token itself is kept nowhere
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("purpose", String(16), nullable=False),
+    Column("email", String(254), nullable=False),  # where it was sent: it is of no use for another address
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+)
+
+# What programs show instead of an access token.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),  # SHA-256 in hex: the key itself is kept nowhere
+    Column("hint", String(16), nullable=False),  # its beginning, to tell one from another
+    Column("scopes", JSON, nullable=False),  # permissions: what it may do of what its owner may
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    Index(None, "user_id", "created_at", "id"),
 )
 
 tasks = Table(

@@ -35,7 +35,8 @@ def test_an_account_is_made_and_shown_without_its_password(app, anyone):
     assert answer.status_code == 201
     assert answer.headers["Cache-Control"] == "no-store"
     assert set(answer.json) == {
-        "id", "username", "email", "role", "active", "created_at", "updated_at", "version",
+        "id", "username", "email", "new_email", "email_confirmed_at", "totp_enabled_at", "role", "active",
+        "created_at", "updated_at", "version",
     }  # fmt: skip
     assert (answer.json["username"], answer.json["role"], answer.json["active"]) == ("bob", "user", True)
     assert PASSWORD not in answer.text

@@ -13,11 +13,10 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
-from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut
+from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut, UserOut
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
-from api.users.schemas import UserOut
 from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from api.users.names import folded
+from api.auth.names import folded
 from tests.conftest import Caller, assert_problem, execute, sign_in, sign_up
 
 

@@ -6,13 +6,11 @@ from flask import current_app
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import passwords, tokens
-from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, SessionOut, TokensOut
+from api.auth import accounts, passwords, tokens
+from api.auth.names import folded
+from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, SessionOut, TokensOut, UserOut
 from api.errors import Conflict, Forbidden, Unauthenticated
-from api.users import queries
-from api.users.names import folded
-from api.users.schemas import UserOut
-from api.web import PUBLIC, SIGNED_IN, Resource, bearer, caller, for_audit, forgive, record, slow_down
+from api.web import IN_PERSON, PUBLIC, Resource, bearer, caller, for_audit, forgive, record, slow_down
 
 auth = Resource("auth", __name__)
 NO_ADMIN = (
@@ -32,7 +30,7 @@ def check_first(body: dict[str, Any]) -> dict[str, Any]:
     account = folded(body["email"])
     slow_down(account)
     with db.reading() as conn:
-        user = queries.by_email(conn, body["email"])
+        user = accounts.by_email(conn, body["email"])
     if not passwords.matches(body["password"], user["password_hash"] if user else None):
         raise Unauthenticated("The email or the password is not right.")
     forgive(account)
@@ -45,10 +43,10 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
     """Make an account."""
     if body["role"] != "user" and not may_ask_for_admin(conn):
         raise Forbidden(NO_ADMIN)
-    if names := queries.taken(conn, body["username"], body["email"]):
+    if names := accounts.taken(conn, body["username"], body["email"]):
         fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
         raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
-    user = queries.create(conn, **body, password_hash=password_hash)
+    user = accounts.create(conn, **body, password_hash=password_hash)
     for_audit(actor_id=user["id"])
     return user
 
@@ -57,7 +55,7 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
            prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401,))  # fmt: skip
 def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: ARG001 (checked before)
     """Sign in with address and password."""
-    now = queries.get(conn, user["id"])
+    now = accounts.get(conn, user["id"])
     if now is None or not now["active"] or now["password_hash"] != user["password_hash"]:
         raise Unauthenticated("The email or the password is not right.")
     return tokens.open_session(conn, user["id"])
@@ -81,7 +79,7 @@ def refresh(body: dict[str, Any]) -> Any:
     return pair
 
 
-@auth.route("/auth/logout", methods=["POST", "PUT"], query=LogoutQuery(), status=204, allow=SIGNED_IN,
+@auth.route("/auth/logout", methods=["POST", "PUT"], query=LogoutQuery(), status=204, allow=IN_PERSON,
             audit="session.ended", audited=SessionOut())  # fmt: skip
 def logout(conn: Connection, query: dict[str, Any]) -> Any:
     """End this session, or all of yours."""
@@ -105,4 +103,4 @@ def logout(conn: Connection, query: dict[str, Any]) -> Any:
 
 def may_ask_for_admin(conn: Connection) -> bool:
     """Tell whether the next account may be an admin's by its own wish: the first one, where the settings say so."""
-    return current_app.extensions["settings"].register_admin == "first" and not queries.any_exist(conn)
+    return current_app.extensions["settings"].register_admin == "first" and not accounts.any_exist(conn)

@@ -3,9 +3,11 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf
 
+from api.auth.names import visible
 from api.auth.passwords import not_too_long, not_too_short
-from api.users.names import visible
 from api.web import ROLES, Timestamp
+
+EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
 
 
 class RegisterIn(Schema):
@@ -71,3 +73,23 @@ class TokensOut(Schema):
     token_type = fields.String(metadata={"enum": ["Bearer"]})
     expires_in = fields.Integer(metadata={"description": "Seconds the access token is good for.", "example": 900})
     refresh_token = fields.String(metadata={"description": "Good once, for the next pair."})
+
+
+class UserOut(Schema):
+    """An account, as its owner and admins see it."""
+
+    id = fields.String(metadata={"format": "uuid", "example": EXAMPLE_ID})
+    username = fields.String(metadata={"example": "john"})
+    email = fields.String(metadata={"example": "john@example.com"})
+    new_email = fields.String(
+        allow_none=True, metadata={"description": "The address to be, once the link of the mail to it was used."}
+    )
+    email_confirmed_at = Timestamp(allow_none=True)
+    totp_enabled_at = Timestamp(
+        allow_none=True, metadata={"description": "Since when a sign-in asks for a second factor."}
+    )
+    role = fields.String(metadata={"enum": ["admin", "user"], "example": "user"})
+    active = fields.Boolean()
+    created_at = Timestamp()
+    updated_at = Timestamp()
+    version = fields.Integer(metadata={"description": "Counts the changes; the ETag says the same."})

@@ -11,15 +11,15 @@ import secrets
 from base64 import urlsafe_b64encode
 from typing import Any
 
-from flask import current_app
-from sqlalchemy import Connection, bindparam, insert, select, update
+from flask import current_app, request
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from api import db
 from api.errors import Unauthenticated
 from api.settings import Settings
 from api.statements import Row, Statement, expired
 from api.tables import refresh_tokens, sessions, users
-from api.web import access_token, for_audit, record
+from api.web import access_token, actor, for_audit, record
 
 GRACE = 10_000  # milliseconds
 
@@ -64,12 +64,33 @@ END_ALL = Statement(
     .returning(sessions)
 )
 
+END_OTHERS = Statement(
+    update(sessions)
+    .where(
+        sessions.c.user_id == bindparam("user"),
+        sessions.c.ended_at.is_(None),
+        or_(bindparam("keep").is_(None), sessions.c.id != bindparam("keep")),
+    )
+    .values(ended_at=bindparam("now"))
+    .returning(sessions)
+)
+
 
 def open_session(conn: Connection, user_id: str) -> dict[str, Any]:
     """Sign a user in and return what a login answers."""
     now, session_id, token = db.now(), db.new_id(), secrets.token_urlsafe(32)
-    lifetime = _settings().refresh_token_ttl * 1000
-    opened = {"id": session_id, "user_id": user_id, "created_at": now, "expires_at": now + lifetime, "ended_at": None}
+    absolute = now + _settings().session_ttl * 1000
+    opened = {
+        "id": session_id,
+        "user_id": user_id,
+        "created_at": now,
+        "expires_at": min(now + _settings().refresh_token_ttl * 1000, absolute),
+        "absolute_expires_at": absolute,
+        "last_seen_at": now,
+        "address": request.remote_addr,
+        "device": request.headers.get("User-Agent", "")[:200],
+        "ended_at": None,
+    }
     OPEN.run(conn, **opened)
     for_audit(after=opened, actor_id=user_id)
     _keep(conn, token, session_id)
@@ -103,6 +124,14 @@ def end_session(conn: Connection, session_id: str) -> Row | None:
 def end_all_sessions(conn: Connection, user_id: str) -> list[Row]:
     """Sign a user out everywhere. Return the rows of the sessions that were open."""
     return END_ALL.all(conn, user=user_id, now=db.now())
+
+
+def end_other_sessions(conn: Connection, user_id: str, keep: str | None = None) -> list[Row]:
+    """Sign a user out everywhere but in one session, each with its audit entry. Return the rows of the ended ones."""
+    ended = END_OTHERS.all(conn, user=user_id, keep=keep, now=db.now())
+    for row in ended:
+        record(conn, "session.ended", row["id"], actor_id=actor() or user_id, after={"user_id": user_id})
+    return ended
 
 
 def sweep(conn: Connection) -> int:

@@ -5,12 +5,10 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from api import audit_trail, db
-from api.auth import passwords
-from api.auth.schemas import RegisterIn
+from api.auth import accounts, passwords
+from api.auth.schemas import RegisterIn, UserOut
 from api.cli.faults import checked
 from api.migrations import upgrade
-from api.users import queries
-from api.users.schemas import UserOut
 from api.web import ROLES
 
 
@@ -32,8 +30,8 @@ def create_user(username: str, email: str, role: str, password: str | None) -> N
     account = checked(RegisterIn(), username=username, email=email, role=role, password=password)
     password_hash = passwords.hash_password(account.pop("password"))
     with db.writing() as conn:
-        if names := queries.taken(conn, username, email):
+        if names := accounts.taken(conn, username, email):
             raise click.ClickException(f"There is an account with this {' and this '.join(names)} already.")
-        made = queries.create(conn, **account, password_hash=password_hash)
+        made = accounts.create(conn, **account, password_hash=password_hash)
         audit_trail.append(conn, "user.created", made["id"], after=UserOut().dump(made))
     click.echo(f"{made['username']} has an account now, with the role {made['role']} (id {made['id']}).")

@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from api.users import queries
-from api.users.schemas import UserOut
+from api.auth import accounts
+from api.auth.schemas import UserOut
 from api.web import SIGNED_IN, Resource, actor
 
 users = Resource("users", __name__)
@@ -14,4 +14,4 @@ users = Resource("users", __name__)
 @users.get("/users/me", also=("/users/profile",), returns=UserOut(), allow=SIGNED_IN)
 def me(conn: Connection) -> Any:
     """Show your own account."""
-    return queries.get(conn, actor())
+    return accounts.get(conn, actor())

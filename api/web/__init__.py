@@ -5,7 +5,7 @@ from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
 from api.web.fields import Timestamp, WholeNumber, YesOrNo, rfc3339
-from api.web.guard import PUBLIC, ROLES, SIGNED_IN, actor, caller, may, roles_of
+from api.web.guard import IN_PERSON, PUBLIC, ROLES, SIGNED_IN, actor, caller, may, roles_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
 from api.web.limits import forgive, slow_down
@@ -13,6 +13,7 @@ from api.web.lists import Listing
 from api.web.resource import Resource
 
 __all__ = [
+    "IN_PERSON",
     "PUBLIC",
     "ROLES",
     "SIGNED_IN",

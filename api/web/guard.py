@@ -22,10 +22,12 @@ from api.web.contract import Contract
 
 PUBLIC = "public"  # anybody
 SIGNED_IN = "signed in"  # any account that may sign in
+IN_PERSON = "in person"  # the same, by a session: what an account is protected with is no business of a program's key
+OWN = {SIGNED_IN, IN_PERSON}
 JOBS = {"jobs:submit", "jobs:manage", "vendors:manage"}
 PERMISSIONS = {
-    "admin": frozenset({SIGNED_IN, "tasks:read", "tasks:write", "users:manage", "audit:read", *JOBS}),
-    "user": frozenset({SIGNED_IN, "tasks:read", "jobs:submit"}),
+    "admin": frozenset({*OWN, "tasks:read", "tasks:write", "users:manage", "audit:read", *JOBS}),
+    "user": frozenset({*OWN, "tasks:read", "jobs:submit"}),
 }
 ROLES = tuple(sorted(PERMISSIONS))
 ALLOWABLE = PERMISSIONS["admin"] | {PUBLIC}

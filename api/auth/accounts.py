@@ -3,9 +3,9 @@
 from sqlalchemy import Connection, bindparam, exists, insert, select
 
 from api import db
+from api.auth.names import folded
 from api.statements import Row, Statement
 from api.tables import users
-from api.users.names import folded
 
 ANY = Statement(select(exists().select_from(users)))
 BY_ID = Statement(select(users).where(users.c.id == bindparam("user_id")))
@@ -36,8 +36,16 @@ def taken(conn: Connection, username: str, email: str) -> list[str]:
     return [name for name, question, value in questions if question.value(conn, key=folded(value))]
 
 
-def create(conn: Connection, *, username: str, email: str, password_hash: str, role: str) -> Row:
-    """Add an account and return its row."""
+def create(
+    conn: Connection,
+    *,
+    username: str,
+    email: str,
+    password_hash: str,
+    role: str,
+    email_confirmed_at: int | None = None,
+) -> Row:
+    """Add an account and return its row. `email_confirmed_at`: when somebody vouched for the address."""
     now = db.now()
     return CREATE.one(
         conn,
@@ -46,6 +54,11 @@ def create(conn: Connection, *, username: str, email: str, password_hash: str, r
         username_key=folded(username),
         email=email,
         email_key=folded(email),
+        new_email=None,
+        email_confirmed_at=email_confirmed_at,
+        totp_secret=None,
+        totp_enabled_at=None,
+        totp_step=0,
         password_hash=password_hash,
         role=role,
         active=True,
