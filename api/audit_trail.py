@@ -24,7 +24,8 @@ GENESIS = bytes(32)  # the hash before the first entry
 UNSIGNED = b""
 UNKNOWN_END = (
     "The end is not signed with this server's key: it was forged, or JWT_SECRET is another one than before. If you "
-    "changed it, and the hash is the one you noted, run `walnut audit seal`."
+    "changed it, put the former one into JWT_SECRET_FORMER and restart; if that is lost, and the hash is the one you "
+    "noted, run `walnut audit seal`."
 )
 FORGOTTEN = "user.erased"  # the deed after which a person's parts are blank, in its own entry from the start
 HASHED = ("seq", "at", "action", "actor_id", "subject_id", "request_id", "address_digest", "change_digest")
@@ -53,19 +54,20 @@ BLANK_CHANGES = Statement(
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Keep the key that signs the end of the trail."""
-    app.extensions["audit_key"] = key_of(settings)
+    """Keep the keys of the end of the trail."""
+    app.extensions["audit_keys"] = keys_of(settings)
 
 
-def key_of(settings: Settings) -> bytes:
-    """Return the key that signs the end of the trail, derived so that it is not the one that signs tokens."""
-    return hmac.digest(settings.jwt_secret.encode(), b"walnut: end of the audit trail", "sha256")
+def keys_of(settings: Settings) -> list[bytes]:
+    """Return the keys of the end of the trail, derived so that they are not those of tokens. The first one signs."""
+    label = b"walnut: end of the audit trail"
+    return [hmac.digest(secret.encode(), label, "sha256") for secret in settings.jwt_secrets]
 
 
 def begin(conn: Connection, settings: Settings) -> None:
     """Sign the end of the empty trail, when it is made: later an empty one is one that was emptied."""
     empty = {"seq": 0, "at": 0, "hash": GENESIS}
-    signature = _signature(empty, key_of(settings))
+    signature = _signature(empty, keys_of(settings)[0])
     ADVANCE.run(conn, new_seq=0, new_at=0, new_hash=GENESIS, new_sign=signature)
 
 
@@ -136,8 +138,9 @@ def digest(salt: bytes, text: str | None) -> bytes:
 
 
 def is_genuine(head: Row) -> bool:
-    """Tell whether this is the end that was written by who has the key."""
-    return hmac.compare_digest(_signature(head, current_app.extensions["audit_key"]), head["signature"])
+    """Tell whether this is the end that was written by who has the key, or had the one before it."""
+    keys: list[bytes] = current_app.extensions["audit_keys"]
+    return any(hmac.compare_digest(_signature(head, key), head["signature"]) for key in keys)
 
 
 def _blankable(name: str, text: str | None, salt: bytes, *, blank: bool) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def _blankable(name: str, text: str | None, salt: bytes, *, blank: bool) -> dict
 
 def _advance(conn: Connection, entry: Row, *, trusted: bool) -> None:
     """Move the end. One that was tampered with stays unsigned: the next write must not vouch for it."""
-    signature = _signature(entry, current_app.extensions["audit_key"]) if trusted else UNSIGNED
+    signature = _signature(entry, current_app.extensions["audit_keys"][0]) if trusted else UNSIGNED
     ADVANCE.run(conn, new_seq=entry["seq"], new_at=entry["at"], new_hash=entry["hash"], new_sign=signature)
 
 

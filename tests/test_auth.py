@@ -6,7 +6,6 @@ import pytest
 
 from api import create_app, db
 from api.auth import passwords
-from api.errors import Unavailable
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
 
 
@@ -228,15 +227,6 @@ def test_hashes_cost_what_they_should_outside_of_tests(make_app):
     app = make_app(APP_ENV="development")
     with app.app_context():
         assert passwords.hash_password(PASSWORD).startswith("$2b$12$")
-
-
-def test_too_many_hashes_at_once_are_refused_instead_of_queued(app, anyone, monkeypatch):
-    monkeypatch.setattr(passwords, "QUEUE", 0)
-    answer = anyone("POST", "/auth/register", account())
-    assert_problem(answer, 503, "unavailable")
-    assert int(answer.headers["Retry-After"]) >= 1
-    with app.app_context(), pytest.raises(Unavailable):
-        passwords.matches(PASSWORD, None)
 
 
 # ---- login

@@ -32,7 +32,7 @@ def refused(app, token, challenge=INVALID, scheme="Bearer"):
 
 
 def signed(claims, key, algorithm="HS256", **headers):
-    return jwt.encode(claims, key, algorithm=algorithm, headers=headers or None)
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": access_tokens._key(key).name} | headers)
 
 
 def without_signature(claims, algorithm):
@@ -130,7 +130,7 @@ def test_a_remembered_token_is_nothing_under_another_key(make_app):
     app = make_app()
     admin = sign_up(app, "root", role="admin")
     assert admin("GET", "/users/me").status_code == 200
-    app.config["JWT_SECRET_KEY"] = "another key that is long enough to be one"
+    app.extensions["token_keys"] = (access_tokens._key("another key that is long enough to be one"),)
     assert admin("GET", "/users/me").status_code == 401
 
 
@@ -169,7 +169,8 @@ def test_every_claim_is_required(app, claims, secret, claim):
     ],
 )
 def test_every_claim_must_be_right(app, claims, secret, claim, value):
-    token = jwt.api_jws.encode(json.dumps(claims | {claim: value}).encode(), secret, "HS256")
+    header = {"kid": access_tokens._key(secret).name}
+    token = jwt.api_jws.encode(json.dumps(claims | {claim: value}).encode(), secret, "HS256", header, sort_headers=True)
     refused(app, token)
 
 

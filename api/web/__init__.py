@@ -8,7 +8,7 @@ from api.web.fields import Timestamp, WholeNumber, YesOrNo, rfc3339
 from api.web.guard import IN_PERSON, PUBLIC, ROLES, SIGNED_IN, actor, caller, may, roles_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
-from api.web.limits import forgive, slow_down
+from api.web.limits import address, forgive, slow_down
 from api.web.lists import Listing
 from api.web.resource import Resource
 
@@ -24,6 +24,7 @@ __all__ = [
     "YesOrNo",
     "access_token",
     "actor",
+    "address",
     "bearer",
     "caller",
     "clear_cache",
