@@ -144,6 +144,18 @@ def app(make_app: Callable[..., Flask]) -> Flask:
     return make_app()
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that lets time pass, in seconds, for all that is stored."""
+    passed, real = [0.0], db.now
+
+    def passes(seconds: float) -> None:
+        passed[0] += seconds
+
+    monkeypatch.setattr(db, "now", lambda: real() + int(passed[0] * 1000))
+    return passes
+
+
 TYPES = {429: "https://iana.org/assignments/http-problem-types#quota-exceeded"}
 
 

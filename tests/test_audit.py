@@ -98,6 +98,11 @@ CHANGES = {
         lambda app, admin: Caller(app)("PUT", "/auth/logout"),
         "session.ended",
     ),
+    ("DELETE", "/auth/sessions/{session_id}"): (
+        lambda app, admin: admin("DELETE", f"/auth/sessions/{admin('GET', '/auth/sessions').json['items'][0]['id']}"),
+        lambda app, admin: admin("DELETE", f"/auth/sessions/{NOBODY}"),
+        "session.ended",
+    ),
     ("POST", "/tasks"): (
         lambda app, admin: admin("POST", "/tasks", {"title": "x"}),
         lambda app, admin: admin("POST", "/tasks", {"title": "x", "assignee_id": NOBODY}),

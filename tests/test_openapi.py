@@ -13,7 +13,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
-from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut, UserOut
+from api.auth.schemas import LoginIn, OwnSessionOut, RefreshIn, RegisterIn, TokensOut, UserOut
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
@@ -25,7 +25,7 @@ from api.web.versions import VERSIONS
 from tests.conftest import assert_problem
 
 ANSWERS = (
-    *(TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
+    *(TaskOut, UserOut, TokensOut, OwnSessionOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
     *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
 )
 BODIES = (

@@ -5,7 +5,7 @@ from marshmallow.validate import Length, OneOf
 
 from api.auth.names import visible
 from api.auth.passwords import not_too_long, not_too_short
-from api.web import ROLES, Timestamp
+from api.web import ROLES, Timestamp, YesOrNo
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
 
@@ -42,12 +42,28 @@ class LoginIn(Schema):
     password = fields.String(
         required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
     )
+    cookie = YesOrNo(
+        load_default=False,
+        metadata={
+            "description": "For browsers: give the refresh token in the cookie `walnut_refresh` (HttpOnly, Secure, "
+            "SameSite=Strict), which only `POST …/auth/refresh` gets."
+        },
+    )
 
 
 class RefreshIn(Schema):
-    """The refresh token, unless it is sent as Bearer."""
+    """The refresh token, unless it is sent as Bearer, or in the cookie."""
 
     refresh_token = fields.String(validate=Length(1, 200), metadata={"example": "3fJp0G…"})
+
+
+class SessionQuery(Schema):
+    """In which order."""
+
+    sort = fields.String(
+        load_default="-last_seen_at",
+        validate=OneOf([f"{sign}{name}" for name in ("last_seen_at", "created_at") for sign in ("", "-")]),
+    )
 
 
 class LogoutQuery(Schema):
@@ -56,8 +72,22 @@ class LogoutQuery(Schema):
     all = fields.Boolean(load_default=False, metadata={"description": "End every session of yours, not only this one."})
 
 
+class OwnSessionOut(Schema):
+    """A session, as its owner sees it: where is he signed in?"""
+
+    id = fields.String(metadata={"format": "uuid", "example": EXAMPLE_ID})
+    device = fields.String(
+        allow_none=True, metadata={"description": "What it says of itself: its `User-Agent`.", "example": "curl/8.5.0"}
+    )
+    address = fields.String(allow_none=True, metadata={"example": "192.0.2.7"})
+    created_at = Timestamp()
+    last_seen_at = Timestamp(metadata={"description": "When it last refreshed its tokens, or signed in."})
+    expires_at = Timestamp(metadata={"description": "Unless it is used before: each refresh begins anew."})
+    current = fields.Boolean(metadata={"description": "Whether this request belongs to it."})
+
+
 class SessionOut(Schema):
-    """A session, without anything that opens a door."""
+    """A session as the audit trail has it: nothing that opens a door, nor where its owner is."""
 
     id = fields.String(metadata={"format": "uuid"})
     user_id = fields.String(metadata={"format": "uuid"})
@@ -72,7 +102,9 @@ class TokensOut(Schema):
     access_token = fields.String(metadata={"description": "Send it as `Authorization: Bearer …`."})
     token_type = fields.String(metadata={"enum": ["Bearer"]})
     expires_in = fields.Integer(metadata={"description": "Seconds the access token is good for.", "example": 900})
-    refresh_token = fields.String(metadata={"description": "Good once, for the next pair."})
+    refresh_token = fields.String(
+        allow_none=True, metadata={"description": "Good once, for the next pair. null: it came in a cookie."}
+    )
 
 
 class UserOut(Schema):

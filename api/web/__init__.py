@@ -8,9 +8,10 @@ from api.web.fields import Timestamp, WholeNumber, YesOrNo, rfc3339
 from api.web.guard import IN_PERSON, PUBLIC, ROLES, SIGNED_IN, actor, caller, may, roles_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
-from api.web.limits import address, forgive, slow_down
+from api.web.limits import address, forgive, ip, slow_down
 from api.web.lists import Listing
 from api.web.resource import Resource
+from api.web.versions import asked_path
 
 __all__ = [
     "IN_PERSON",
@@ -25,11 +26,13 @@ __all__ = [
     "access_token",
     "actor",
     "address",
+    "asked_path",
     "bearer",
     "caller",
     "clear_cache",
     "for_audit",
     "forgive",
+    "ip",
     "may",
     "parsed_body",
     "presented",

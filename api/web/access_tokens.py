@@ -15,9 +15,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from flask import Flask, current_app, request
-from flask_jwt_extended import JWTManager, create_access_token, decode_token
-from flask_jwt_extended.exceptions import JWTExtendedException
-from jwt import ExpiredSignatureError, PyJWTError, get_unverified_header
+from flask_jwt_extended import JWTManager, create_access_token
+from jwt import ExpiredSignatureError, PyJWTError, decode, get_unverified_header
 from jwt.utils import base64url_decode, base64url_encode
 
 from api.errors import Unauthenticated
@@ -29,7 +28,7 @@ CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 KIND = {"iss": ISSUER, "aud": AUDIENCE, "type": "access", "fresh": False}  # what all of them say alike
 TYPES = {"iat": int, "exp": int, "fresh": bool} | dict.fromkeys(("iss", "aud", "sub", "sid", "jti", "type"), str)
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-SKEW_SECONDS = 5  # by which the clock of the replica that issued a token may be ahead of ours
+SKEW_SECONDS = 5  # by which the clock of the replica that issued a token may be ahead; `exp` is checked to the second
 PARTS = 3
 SIGN_IN = "Sign in first (POST /api/v1/auth/login), and send the access token as 'Authorization: Bearer TOKEN'."
 MANY = 10_000
@@ -54,22 +53,18 @@ class Token(NamedTuple):
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Configure flask-jwt-extended: one algorithm, and the key that a token's header names."""
-    keys = app.extensions["token_keys"] = tuple(map(_key, settings.jwt_secrets))
+    """Configure flask-jwt-extended, which issues the tokens, and keep the keys that they may be signed with."""
+    app.extensions["token_keys"] = tuple(map(_key, settings.jwt_secrets))
     app.config.update(
         JWT_SECRET_KEY=settings.jwt_secret,
         JWT_ALGORITHM=ALGORITHM,
         JWT_ENCODE_NBF=False,
         JWT_COOKIE_CSRF_PROTECT=False,  # it would add a claim, and no access token of ours is ever in a cookie
-        JWT_DECODE_LEEWAY=SKEW_SECONDS,  # for `iat`: that no token is good past its `exp`, `presented` sees to
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=settings.access_token_ttl),
         JWT_ENCODE_ISSUER=ISSUER,
-        JWT_DECODE_ISSUER=ISSUER,
         JWT_ENCODE_AUDIENCE=AUDIENCE,
-        JWT_DECODE_AUDIENCE=AUDIENCE,
     )
-    secrets = {key.name: key.secret for key in keys}
-    JWTManager(app).decode_key_loader(lambda header, _claims: secrets[header["kid"]])
+    JWTManager(app)
 
 
 def access_token(user_id: str, session_id: str) -> str:
@@ -82,9 +77,9 @@ def access_token(user_id: str, session_id: str) -> str:
 def bearer(otherwise: str = SIGN_IN) -> str:
     """Return the token of the Authorization header. Raises Unauthenticated, saying `otherwise`, if there is none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    if scheme.lower() != "bearer" or not (token := token.strip(" ")):
         raise Unauthenticated(otherwise)
-    return token.strip()
+    return token
 
 
 def presented() -> Token:
@@ -124,22 +119,25 @@ def remember_alive(session_id: str) -> None:
 
 @lru_cache(maxsize=MANY)
 def _verified(token: str, keys: tuple[Key, ...], ttl: timedelta) -> Token:
-    """Check a token's form, signature and claims once. The keys are named so that others are another question."""
+    """Check a token's form, signature and claims once. The keys are named so that others are another question.
+
+    By PyJWT itself: flask-jwt-extended reads claims before it has checked the signature, and fills in missing ones.
+    """
     try:
-        if not _is_formed(token, {key.name for key in keys}):
-            raise _invalid()
-        claims: dict[str, Any] = decode_token(token)
+        claims = decode(
+            token, _named_key(token, keys), [ALGORITHM], audience=AUDIENCE, issuer=ISSUER, leeway=SKEW_SECONDS
+        )
     except ExpiredSignatureError:
         raise _expired() from None
-    except (JWTExtendedException, PyJWTError, ValueError, RecursionError, OverflowError):
+    except (PyJWTError, ValueError, RecursionError, OverflowError):
         raise _invalid() from None
     if not _are_ours(claims, ttl.total_seconds()):
         raise _invalid()
     return Token(claims["sub"], claims["sid"], float(claims["exp"]))
 
 
-def _is_formed(token: str, names: set[str]) -> bool:
-    """Tell whether a token has the header of ours, and is written in the only way that its bytes can be.
+def _named_key(token: str, keys: tuple[Key, ...]) -> str:
+    """Return the key that a token is signed with. Raises ValueError unless it has the header and the writing of ours.
 
     So no header can name another algorithm or bring a key along (RFC 8725, 3.1 and 3.10), `crit` asks for nothing that
     is not understood (RFC 7515, 4.1.11), and no token can be told in two ways.
@@ -148,7 +146,10 @@ def _is_formed(token: str, names: set[str]) -> bool:
     ours = {"alg": ALGORITHM, "typ": "JWT", "kid": header.get("kid")}
     parts = token.encode().split(b".")
     canonical = len(parts) == PARTS and all(base64url_encode(base64url_decode(part)) == part for part in parts)
-    return canonical and header == ours and header["kid"] in names
+    secret = next((key.secret for key in keys if key.name == header.get("kid")), None)
+    if not (canonical and header == ours and secret):
+        raise ValueError("not the form of ours")
+    return secret
 
 
 def _are_ours(claims: dict[str, Any], ttl: float) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from hashlib import blake2b
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from time import time
 from typing import Any, cast
 
@@ -106,13 +106,20 @@ def network(text: str) -> str:
 
     What is no address counts as one, all of it together, so that nobody gains by it.
     """
-    try:
-        found = ip_address(WITH_PORT.sub(r"\1\2", text).partition("%")[0])
-    except ValueError:
+    found = ip(text)
+    if found is None:
         return "unknown"
     if found.version == 4:
         return str(found)
     return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
+
+
+def ip(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that REMOTE_ADDR names, or None if what a proxy wrote there is none."""
+    try:
+        return ip_address(WITH_PORT.sub(r"\1\2", text).partition("%")[0])
+    except ValueError:
+        return None
 
 
 def described(name: str, limit: Limit, verdict: Verdict) -> list[tuple[str, str]]:
