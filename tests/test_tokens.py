@@ -12,7 +12,7 @@ import flask_jwt_extended.tokens
 import jwt
 import pytest
 
-from api import audit_trail, create_app
+from api import audit_trail, create_app, db
 from api.audit.verify import verify
 from api.auth import links
 from api.secret_box import secret_box
@@ -62,11 +62,26 @@ class Forger:
 
 
 @pytest.fixture
-def forger(app, admin):
-    forger = Forger(app, admin)
-    assert forged(forger.header, forger.claims, forger.key).split(".")[0] == admin.token.split(".")[0]
+def forger(lasting_app, lasting_admin):
+    forger = Forger(lasting_app, lasting_admin)
+    assert forged(forger.header, forger.claims, forger.key).split(".")[0] == forger.token.split(".")[0]
     assert forger.is_let_in(forger.token_with())  # so that what is refused below is refused for its fault
     return forger
+
+
+@pytest.fixture
+def start(make_app, configure):
+    """Return a function that starts the server with some keys; each time on the same database."""
+    started = []
+
+    def again(**keys):
+        given = {"JWT_SECRET_FORMER": ""} | keys
+        started.append(create_app(configure(**given)) if started else make_app(**given))
+        return started[-1]
+
+    yield again
+    for app in started[1:]:  # make_app ends the first
+        app.extensions["database"].close()
 
 
 def test_a_token_says_exactly_this(forger):
@@ -222,12 +237,10 @@ def test_what_expired_a_second_ago_has_expired_though_clocks_may_differ(forger, 
     assert not forger.is_let_in(forger.token_with(exp=now + 2, jti="019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"))
 
 
-def test_a_lifetime_that_was_made_shorter_counts_for_those_that_were_issued(forger, configure):
-    again = create_app(configure(ACCESS_TOKEN_TTL="60"))
-    try:
-        assert Caller(again, forger.token)("GET", "/users/me").status_code == 401
-    finally:
-        again.extensions["database"].close()
+def test_a_lifetime_that_was_made_shorter_counts_for_those_that_were_issued(start):
+    alice = sign_up(start(ACCESS_TOKEN_TTL="900"), "alice")
+    assert Caller(start(ACCESS_TOKEN_TTL="901"), alice.token)("GET", "/users/me").status_code == 200
+    assert_problem(Caller(start(ACCESS_TOKEN_TTL="60"), alice.token)("GET", "/users/me"), 401, "unauthenticated")
 
 
 # ---- forgeries: how it is written
@@ -277,9 +290,8 @@ def test_one_byte_that_differs_is_noticed_wherever_it_is(forger):
 # ---- forgeries: what else opens doors here
 
 
-def test_no_other_token_is_an_access_token(app, admin, forger):
-    from api import db  # noqa: PLC0415
-
+def test_no_other_token_is_an_access_token(app, admin):
+    forger = Forger(app, admin)
     with app.test_request_context(), db.writing() as conn:
         user = conn.exec_driver_sql("SELECT * FROM users").mappings().one()
         mailed = [links.make(conn, dict(user), purpose).partition("#")[2] for purpose in links.LIFETIME]
@@ -303,21 +315,6 @@ def test_the_name_of_a_key_tells_nothing_of_it(forger):
 
 
 # ---- the key changes
-
-
-@pytest.fixture
-def start(make_app, configure):
-    """Return a function that starts the server with some keys; each time on the same database."""
-    started = []
-
-    def again(**keys):
-        given = {"JWT_SECRET_FORMER": ""} | keys
-        started.append(create_app(configure(**given)) if started else make_app(**given))
-        return started[-1]
-
-    yield again
-    for app in started[1:]:  # make_app ends the first
-        app.extensions["database"].close()
 
 
 def test_what_the_former_key_signed_is_good_until_it_is_taken_away(start):
