@@ -5,6 +5,7 @@ from marshmallow.validate import Length, OneOf
 
 from api.auth.names import visible
 from api.auth.passwords import not_too_long, not_too_short
+from api.auth.totp import is_code
 from api.web import ROLES, Timestamp
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
@@ -41,6 +42,15 @@ class LoginIn(Schema):
     email = fields.String(required=True, validate=Length(1, 254), metadata={"example": "john@example.com"})
     password = fields.String(
         required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
+    )
+    code = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[Length(1, 64), is_code],
+        metadata={
+            "description": "Of an account with a second factor: the six digits of its app, or a recovery code.",
+            "example": None,
+        },
     )
 
 
