@@ -22,10 +22,7 @@ SEND_A_CODE = "Send the six digits that your app shows, or a recovery code, as `
 WRONG = "Is not right. Each code works once: wait for the next one. If none is right, set your device's clock."
 
 START = Statement(
-    update(users)
-    .where(users.c.id == bindparam("user_id"))
-    .values(totp_secret=bindparam("sealed"), totp_step=0)
-    .returning(users)
+    update(users).where(users.c.id == bindparam("user_id")).values(totp_secret=bindparam("sealed")).returning(users)
 )
 ENABLE = Statement(
     update(users)
