@@ -15,6 +15,7 @@ from api.jobs import vendors as vendor_calls
 from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
+from api.second_factor.routes import second_factor
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
@@ -47,7 +48,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     for part in (bell, hub, mail):
         part.init_app(app, given)
     kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
-    resource.mount(app, auth, users, tasks, jobs, vendors, audit, events, ops)
+    resource.mount(app, auth, second_factor, users, tasks, jobs, vendors, audit, events, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

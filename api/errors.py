@@ -49,6 +49,12 @@ class Unauthenticated(Refusal):
         self.scheme = scheme
 
 
+class SecondFactorRequired(Unauthenticated):
+    """The password is right, and is not enough: this account has a second factor."""
+
+    code = "second_factor_required"
+
+
 class KeyReused(Refusal):
     """The Idempotency-Key of another request."""
 

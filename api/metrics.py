@@ -57,7 +57,11 @@ CACHE_ANSWERS = _with(
 CACHE_HITS = CACHE_ANSWERS.labels("hit")
 LIMITER_VERDICTS = _with(
     _counter("walnut_limiter_verdicts_total", "Requests that were counted, by limit and verdict.", "limit", "verdict"),
-    *[(limit, verdict) for limit in ("default", "auth", "jobs", "sign-in") for verdict in ("allowed", "refused")],
+    *[
+        (limit, verdict)
+        for limit in ("default", "auth", "jobs", "sign-in", "second-factor")
+        for verdict in ("allowed", "refused")
+    ],
 )
 IDEMPOTENCY = _with(
     _counter("walnut_idempotency_total", "Writes with an Idempotency-Key by what became of them.", "result"),

@@ -1,4 +1,4 @@
-"""Secrets that must be read again, as those shared with vendors: encrypted at rest, under a key outside the database.
+"""Secrets that must be read again (vendors', second factors'): encrypted at rest, under a key outside the database.
 
 Whoever gets hold of the database, a backup of it or its disk cannot read them. Fernet (AES-128-CBC and HMAC-SHA256,
 https://github.com/fernet/spec) refuses what was changed; MultiFernet knows several keys, so that one can be replaced.
@@ -80,7 +80,8 @@ def _unreadable() -> Unreadable:
     error = Unreadable(
         "A stored secret cannot be decrypted: neither ENCRYPTION_KEY nor JWT_SECRET is the one it was sealed with. "
         "Put the former JWT_SECRET into JWT_SECRET_FORMER, or append the former key to ENCRYPTION_KEY (new,former), "
-        "restart, and run `walnut vendors rekey`. If it is lost, give the vendor a new secret.",
+        "restart, and run `walnut secrets rekey`. If it is lost, give the vendor a new secret, or take the second factor "
+        "off (`walnut user remove-totp`).",
         retry_after=RETRY_SECONDS,
     )
     log.error(error.detail)

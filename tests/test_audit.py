@@ -1,16 +1,20 @@
 """Every change has its entry, an entry its change, and a trail that was tampered with says where."""
 
+import base64
 import json
 import re
 import time
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from marshmallow import Schema, fields
 
 from api import audit_trail, create_app, db
 from api.audit import queries, verify
 from api.audit import routes as audit_routes
+from api.secret_box import secret_box
 from api.web import SIGNED_IN, Resource
 from api.web.contract import Contract
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
@@ -44,6 +48,17 @@ def account(name):
 
 def task(admin):
     return f"/tasks/{admin('POST', '/tasks', {'title': 'before', 'tags': ['a']}).json['id']}"
+
+
+def factor(app, *, enabled=True):
+    """Let root have a second factor, with a secret that is known, and return a body with a code of it."""
+    secret, step = b"12345678901234567890", int(time.time()) // 30
+    with app.app_context():
+        sealed = secret_box().seal(base64.b32encode(secret).decode())
+    if not rows(app, "SELECT 1 FROM users WHERE username = 'root' AND totp_secret IS NOT NULL"):
+        values = (sealed, 1 if enabled else None)
+        execute(app, "UPDATE users SET totp_secret = ?, totp_enabled_at = ? WHERE username = 'root'", *values)
+    return {"code": TOTP(secret, 6, SHA1(), 30).generate(step * 30).decode()}
 
 
 # route: what does it, what is refused, and what the entry says
@@ -102,6 +117,26 @@ CHANGES = {
         lambda app, admin: admin("DELETE", f"/auth/sessions/{admin('GET', '/auth/sessions').json['items'][0]['id']}"),
         lambda app, admin: admin("DELETE", f"/auth/sessions/{NOBODY}"),
         "session.ended",
+    ),
+    ("POST", "/auth/totp"): (
+        lambda app, admin: admin("POST", "/auth/totp", {"password": PASSWORD}),
+        lambda app, admin: admin("POST", "/auth/totp", {"password": "wrong one"}),
+        "user.totp_started",
+    ),
+    ("PUT", "/auth/totp"): (
+        lambda app, admin: admin("PUT", "/auth/totp", factor(app, enabled=False)),
+        lambda app, admin: admin("PUT", "/auth/totp", {"code": "123456"}),
+        "user.totp_enabled",
+    ),
+    ("DELETE", "/auth/totp"): (
+        lambda app, admin: admin("DELETE", "/auth/totp", factor(app) | {"password": PASSWORD}),
+        lambda app, admin: admin("DELETE", "/auth/totp", factor(app) | {"password": "wrong one"}),
+        "user.totp_removed",
+    ),
+    ("POST", "/auth/totp/recovery-codes"): (
+        lambda app, admin: admin("POST", "/auth/totp/recovery-codes", factor(app)),
+        lambda app, admin: admin("POST", "/auth/totp/recovery-codes", {"code": "123456"}),
+        "user.recovery_codes_replaced",
     ),
     ("POST", "/tasks"): (
         lambda app, admin: admin("POST", "/tasks", {"title": "x"}),
@@ -189,9 +224,11 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
         job_id = cancelled(admin) if route[1].endswith("retry") else submitted(admin).json["request_id"]
         change = lambda: admin("POST", route[1].format(job_id=job_id))  # noqa: E731
     else:
+        if "totp" in route[1] and route != ("POST", "/auth/totp"):
+            factor(app, enabled=route[0] != "PUT")
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
-        *("users", "vendors", "jobs", "job_history", "job_counts"),
+        *("users", "recovery_codes", "vendors", "jobs", "job_history", "job_counts"),
         "sessions",
         "refresh_tokens",
         "tasks",

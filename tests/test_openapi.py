@@ -16,6 +16,7 @@ from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
 from api.auth.schemas import LoginIn, OwnSessionOut, RefreshIn, RegisterIn, TokensOut, UserOut
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
+from api.second_factor.schemas import RecoveryCodesOut, TotpCodeIn, TotpIn, TotpOut, TotpRemovalIn
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
 from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
@@ -27,10 +28,12 @@ from tests.conftest import assert_problem
 ANSWERS = (
     *(TaskOut, UserOut, TokensOut, OwnSessionOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
     *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
+    *(TotpOut, RecoveryCodesOut),
 )
 BODIES = (
     *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),
     *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
+    *(TotpIn, TotpCodeIn, TotpRemovalIn),
 )
 
 
@@ -88,7 +91,7 @@ def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
     ids = [one["operationId"] for one in operations]
     assert len(set(ids)) == len(ids)
     assert {tag for one in operations for tag in one["tags"]} == {
-        *("auth", "users", "tasks", "jobs", "vendors", "audit", "events", "ops")
+        *("auth", "second_factor", "users", "tasks", "jobs", "vendors", "audit", "events", "ops")
     }
 
 

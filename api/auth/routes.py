@@ -7,7 +7,7 @@ from flask import current_app, request
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import accounts, cookies, devices, passwords, tokens
+from api.auth import accounts, cookies, devices, passwords, tokens, totp
 from api.auth.names import folded
 from api.auth.schemas import (
     LoginIn,
@@ -38,13 +38,16 @@ def hash_first(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_first(body: dict[str, Any]) -> dict[str, Any]:
-    """Check address and password before the transaction opens. Who does not exist takes as long as who does."""
+    """Check address, password and code before the transaction opens. Who does not exist takes as long as who does."""
     account = folded(body["email"])
     slow_down(account)
     with db.reading() as conn:
         user = accounts.by_email(conn, body["email"])
-    if not passwords.matches(body["password"], user["password_hash"] if user else None):
+    same = passwords.matches(body["password"], user["password_hash"] if user else None)
+    if user is None or not same:
         raise Unauthenticated("The email or the password is not right.")
+    if user["active"]:  # nobody else is told that there is a second factor
+        totp.check_first(user, body["code"], Unauthenticated)
     forgive(account)
     return {"user": user}
 
@@ -66,10 +69,11 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
 @auth.post("/auth/login", body=LoginIn(), max_body=SMALL, returns=TokensOut(), allow=PUBLIC, limit="auth",
            prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401,))  # fmt: skip
 def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:
-    """Sign in with address and password."""
+    """Sign in with address and password, and the code of an account that has a second factor."""
     now = accounts.get(conn, user["id"])
     if now is None or not now["active"] or now["password_hash"] != user["password_hash"]:
         raise Unauthenticated("The email or the password is not right.")
+    totp.check(conn, now, body["code"], Unauthenticated)
     return answered(tokens.open_session(conn, user["id"]), in_cookie=body["cookie"])
 
 

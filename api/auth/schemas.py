@@ -5,6 +5,7 @@ from marshmallow.validate import Length, OneOf
 
 from api.auth.names import visible
 from api.auth.passwords import not_too_long, not_too_short
+from api.auth.totp import is_code
 from api.web import ROLES, Timestamp, YesOrNo
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
@@ -47,6 +48,15 @@ class LoginIn(Schema):
         metadata={
             "description": "For browsers: give the refresh token in the cookie `walnut_refresh` (HttpOnly, Secure, "
             "SameSite=Strict), which only `POST …/auth/refresh` gets."
+        },
+    )
+    code = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[Length(1, 64), is_code],
+        metadata={
+            "description": "Of an account with a second factor: the six digits of its app, or a recovery code.",
+            "example": None,
         },
     )
 

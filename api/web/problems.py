@@ -15,7 +15,8 @@ from api.web.versions import asked_path
 MEDIA_TYPE = "application/problem+json"
 STATUS = {
     errors.Malformed.code: 400,
-    errors.Unauthenticated.code: 401,
+    errors.SecondFactorRequired.code: 401,
+    errors.Unauthenticated.code: 401,  # after the other one: what Flask itself refuses with 401 is called so
     errors.Forbidden.code: 403,
     errors.NotFound.code: 404,
     errors.NotAcceptable.code: 406,
