@@ -16,7 +16,8 @@ MEDIA_TYPE = "application/problem+json"
 STATUS = {
     errors.Malformed.code: 400,
     errors.Unauthenticated.code: 401,
-    errors.Forbidden.code: 403,
+    errors.SecondFactorNeeded.code: 403,
+    errors.Forbidden.code: 403,  # after the other one: what Flask itself refuses with 403 is called so
     errors.NotFound.code: 404,
     errors.NotAcceptable.code: 406,
     errors.TimedOut.code: 408,
