@@ -14,7 +14,7 @@ from api.api_keys import queries, schemas
 from api.errors import Unavailable
 from api.jobs.mail import KIND
 from api.secret_box import secret_box
-from api.web import SCOPES, guard
+from api.web import SCOPES, guard, limits
 from api.web import api_keys as corridor
 from tests.conftest import Caller, assert_problem, execute, rows, sign_in, sign_up
 
@@ -404,6 +404,16 @@ def test_an_unknown_key_is_counted_by_its_address(make_app):
     asked = [caller("GET", "/tasks").status_code for caller in (key, Caller(app, "walnut_x"), Caller(app)) * 2]
     assert asked == [401] * 5 + [429]
     assert left(admin("GET", "/tasks")) == 2, "its former owner has made three requests"
+
+
+def test_the_key_of_an_account_that_was_closed_is_nobodys(app, user):
+    """Its owner can have his account opened again with his limit untouched."""
+    key = shows(user, "tasks:read")
+    with app.test_request_context(headers={"Authorization": f"Bearer {key.token}"}):
+        assert limits.who("default") == limits.as_user(user.id)
+    execute(app, "UPDATE users SET active = 0 WHERE username = 'alice'")
+    with app.test_request_context(headers={"Authorization": f"Bearer {key.token}"}):
+        assert limits.who("default") == "address:unknown"
 
 
 def test_who_is_over_his_limit_is_so_by_key_too(make_app):
