@@ -40,10 +40,7 @@ KEY = {
     "pattern": r'^([!#-+\--~][!-+\--~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$',
 }  # web/idempotency.py
 
-FOR = {
-    SIGNED_IN: "For who is signed in, or shows any API key.",
-    IN_PERSON: "For who is signed in: no API key may.",
-}
+WHO = {SIGNED_IN: "For who is signed in.", IN_PERSON: "For who is signed in, by a session and not by an API key."}
 SIGNATURE = {  # https://www.standardwebhooks.com; api/vendors/keys.py
     "webhook-id": {"type": "string", "description": "The same each time a message is sent.", "example": "msg_2KWPBgLl"},
     "webhook-timestamp": {"type": "string", "description": "Seconds since 1970.", "example": "1767225600"},
@@ -103,7 +100,7 @@ def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[
     }
     if contract.allow != PUBLIC:
         operation["security"] = [{"bearer": []}]
-        operation["description"] = FOR.get(contract.allow, f"Needs the permission `{contract.allow}`.")
+        operation["description"] = WHO.get(contract.allow, f"Needs the permission `{contract.allow}`.")
     if contract.deprecated:
         operation["deprecated"] = True
     if contract.query:
