@@ -4,6 +4,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import answers, audit_trail, cli, db, failpoints, observe, secret_box, settings, store
+from api.api_keys.routes import api_keys
 from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
@@ -48,7 +49,7 @@ def create_app(configuration: Settings | None = None) -> Flask:
     for part in (bell, hub, mail):
         part.init_app(app, given)
     kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
-    resource.mount(app, auth, second_factor, users, tasks, jobs, vendors, audit, events, ops)
+    resource.mount(app, auth, api_keys, second_factor, users, tasks, jobs, vendors, audit, events, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

@@ -67,6 +67,12 @@ class Forbidden(Refusal):
     code = "forbidden"
 
 
+class SecondFactorNeeded(Forbidden):
+    """Somebody is signed in who may do this once his account has a second factor."""
+
+    code = "second_factor_needed"
+
+
 class NotFound(Refusal):
     """There is no such thing, or not for this caller."""
 

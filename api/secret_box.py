@@ -80,8 +80,8 @@ def _unreadable() -> Unreadable:
     error = Unreadable(
         "A stored secret cannot be decrypted: neither ENCRYPTION_KEY nor JWT_SECRET is the one it was sealed with. "
         "Put the former JWT_SECRET into JWT_SECRET_FORMER, or append the former key to ENCRYPTION_KEY (new,former), "
-        "restart, and run `walnut secrets rekey`. If it is lost, give the vendor a new secret, or take the second factor "
-        "off (`walnut user remove-totp`).",
+        "restart, and run `walnut secrets rekey`. If it is lost, give the vendor a new secret, or take the second "
+        "factor off (`walnut user remove-totp`).",
         retry_after=RETRY_SECONDS,
     )
     log.error(error.detail)

@@ -88,7 +88,7 @@ def make_app(configure: Callable[..., settings.Settings], new_database: Path) ->
 
     def make(**variables: str) -> Flask:
         given = configure(**NO_LIMITS | SECRET | variables)
-        _copy(new_database, given)
+        copy_database(new_database, given)
         made.append(create_app(given))
         return made[-1]
 
@@ -101,7 +101,7 @@ def make_app(configure: Callable[..., settings.Settings], new_database: Path) ->
 def lasting_app(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[Flask]:
     """An app for all the tests whose requests must leave no trace. They say so with `lasting_admin`."""
     given = settings_in(tmp_path_factory.mktemp("lasting"))
-    _copy(new_database, given)
+    copy_database(new_database, given)
     app = create_app(given)
     yield app
     app.extensions["database"].close()
@@ -132,7 +132,7 @@ def settings_in(folder: Path) -> settings.Settings:
         return settings.load()
 
 
-def _copy(database: Path, given: settings.Settings) -> None:
+def copy_database(database: Path, given: settings.Settings) -> None:
     path = Path(given.database.database or "")
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(database, path)

@@ -66,6 +66,10 @@ def submitted(admin):
     return admin("POST", "/jobs", {"vendor_type": "sync", "vendor_payload": {"n": 1}})
 
 
+def keyed(caller):
+    return caller("POST", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]})
+
+
 def cancelled(admin):
     job_id = submitted(admin).json["request_id"]
     assert admin("POST", f"/jobs/{job_id}/cancellation").status_code == 200
@@ -137,6 +141,16 @@ CHANGES = {
         lambda app, admin: admin("POST", "/auth/totp/recovery-codes", factor(app)),
         lambda app, admin: admin("POST", "/auth/totp/recovery-codes", {"code": "123456"}),
         "user.recovery_codes_replaced",
+    ),
+    ("POST", "/auth/api-keys"): (
+        lambda app, admin: keyed(admin),
+        lambda app, admin: admin("POST", "/auth/api-keys", {"name": "x", "scopes": ["everything"]}),
+        "api_key.created",
+    ),
+    ("DELETE", "/auth/api-keys/{key_id}"): (
+        lambda app, admin: admin("DELETE", f"/auth/api-keys/{keyed(admin).json['id']}"),
+        lambda app, admin: admin("DELETE", f"/auth/api-keys/{NOBODY}"),
+        "api_key.removed",
     ),
     ("POST", "/tasks"): (
         lambda app, admin: admin("POST", "/tasks", {"title": "x"}),
@@ -223,6 +237,9 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
     elif "{job_id}" in route[1]:
         job_id = cancelled(admin) if route[1].endswith("retry") else submitted(admin).json["request_id"]
         change = lambda: admin("POST", route[1].format(job_id=job_id))  # noqa: E731
+    elif "{key_id}" in route[1]:
+        key_id = keyed(admin).json["id"]
+        change = lambda: admin("DELETE", f"/auth/api-keys/{key_id}")  # noqa: E731
     else:
         if "totp" in route[1] and route != ("POST", "/auth/totp"):
             factor(app, enabled=route[0] != "PUT")
@@ -231,6 +248,7 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
         *("users", "recovery_codes", "vendors", "jobs", "job_history", "job_counts"),
         "sessions",
         "refresh_tokens",
+        "api_keys",
         "tasks",
         "task_tags",
         "audit_entries",

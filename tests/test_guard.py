@@ -238,6 +238,39 @@ def test_a_user_may_read_and_an_admin_may_everything():
     assert guard.PUBLIC not in guard.PERMISSIONS["admin"]
 
 
+def person(role="admin", scopes=None, totp_enabled_at=None):
+    return {"role": role, "scopes": scopes, "totp_enabled_at": totp_enabled_at}
+
+
+def test_rights_are_those_of_the_role_and_of_the_key_and_of_who_is_fit():
+    """The smallest of all three."""
+    admins, users, own = guard.PERMISSIONS["admin"], guard.PERMISSIONS["user"], guard.OWN
+    rights = {
+        "nobody": guard.rights(person("emperor"), strict=False),
+        "user": guard.rights(person("user"), strict=True),
+        "admin": guard.rights(person(), strict=False),
+        "unfit": guard.rights(person(), strict=True),
+        "fit": guard.rights(person(totp_enabled_at=1), strict=True),
+        "key": guard.rights(person("user", ["tasks:read", "tasks:write"]), strict=False),
+        "key of nobody": guard.rights(person("emperor", ["tasks:read"]), strict=False),
+        "key for nothing": guard.rights(person("admin", []), strict=False),
+        "key for all": guard.rights(person("admin", list(admins)), strict=False),
+        "key of the unfit": guard.rights(person("admin", ["tasks:read"]), strict=True),
+    }
+    assert rights == {
+        "nobody": set(),
+        "user": users,
+        "admin": admins,
+        "unfit": own,
+        "fit": admins,
+        "key": {guard.SIGNED_IN, "tasks:read"},
+        "key of nobody": set(),
+        "key for nothing": {guard.SIGNED_IN},
+        "key for all": admins - {guard.IN_PERSON},
+        "key of the unfit": {guard.SIGNED_IN},
+    }
+
+
 def test_every_route_but_the_public_ones_wants_a_token(app, anyone):
     """Deny unless a route allows: walked over the whole map."""
     public, refused = set(), 0

@@ -12,6 +12,7 @@ from marshmallow import fields
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, NewApiKeyOut
 from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
 from api.auth.schemas import LoginIn, OwnSessionOut, RefreshIn, RegisterIn, TokensOut, UserOut
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
@@ -29,11 +30,13 @@ ANSWERS = (
     *(TaskOut, UserOut, TokensOut, OwnSessionOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
     *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
     *(TotpOut, RecoveryCodesOut),
+    *(ApiKeyOut, NewApiKeyOut),
 )
 BODIES = (
     *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),
     *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
     *(TotpIn, TotpCodeIn, TotpRemovalIn),
+    ApiKeyIn,
 )
 
 
@@ -91,7 +94,7 @@ def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
     ids = [one["operationId"] for one in operations]
     assert len(set(ids)) == len(ids)
     assert {tag for one in operations for tag in one["tags"]} == {
-        *("auth", "second_factor", "users", "tasks", "jobs", "vendors", "audit", "events", "ops")
+        *("auth", "api_keys", "second_factor", "users", "tasks", "jobs", "vendors", "audit", "events", "ops")
     }
 
 
@@ -196,6 +199,10 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
         (admin, "DELETE", "/vendors/acme", "/vendors/{name}", None, 404),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 204),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 404),
+        (user, "POST", "/auth/api-keys", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]}, 201),
+        (user, "POST", "/auth/api-keys", "/auth/api-keys", {"name": "x", "scopes": ["tasks:write"]}, 422),
+        (user, "GET", "/auth/api-keys", "/auth/api-keys", None, 200),
+        (user, "DELETE", f"/auth/api-keys/{ID}", "/auth/api-keys/{key_id}", None, 404),
         (user, "POST", "/auth/logout", "/auth/logout", None, 204),
     ]
     for caller, method, path, template, body, status in asked:

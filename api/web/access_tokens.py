@@ -8,6 +8,7 @@ corridor. Whether its session still lives is the guard's question, to the databa
 """
 
 import hmac
+import math
 import re
 import time
 from datetime import timedelta
@@ -21,6 +22,7 @@ from jwt.utils import base64url_decode, base64url_encode
 
 from api.errors import Unauthenticated
 from api.settings import Settings
+from api.web import api_keys
 
 ISSUER = AUDIENCE = "walnut"
 ALGORITHM = "HS256"
@@ -45,11 +47,15 @@ class Key(NamedTuple):
 
 
 class Token(NamedTuple):
-    """What an access token says, once its signature is checked. `expires_at` is in seconds since 1970."""
+    """What an access token says, once its signature is checked; or an API key, once it is found.
+
+    `expires_at` is in seconds since 1970.
+    """
 
     user_id: str
-    session_id: str
+    session_id: str  # or the id of the key
     expires_at: float
+    is_key: bool = False
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -86,7 +92,11 @@ def presented() -> Token:
     """Return the token that the request carries. Raises Unauthenticated if there is none, or it is not good."""
     if (seen := request.environ.get(SEEN)) is not None:
         return cast(Token, seen)
-    token = _verified(bearer(), current_app.extensions["token_keys"], current_app.config["JWT_ACCESS_TOKEN_EXPIRES"])
+    shown = bearer()
+    if shown.startswith(api_keys.PREFIX):
+        token = _found(shown)
+    else:
+        token = _verified(shown, current_app.extensions["token_keys"], current_app.config["JWT_ACCESS_TOKEN_EXPIRES"])
     if token.expires_at <= time.time():
         raise _expired()
     request.environ[SEEN] = token
@@ -94,7 +104,10 @@ def presented() -> Token:
 
 
 def user_of_token() -> str | None:
-    """Return whose token the request carries, without a look at the database: None if there is none, or it is bad."""
+    """Return whose token the request carries: None if there is none, or it is bad.
+
+    For an access token without a look at the database; an API key is nobody's until it is found there.
+    """
     if "HTTP_AUTHORIZATION" not in request.environ:
         return None
     try:
@@ -115,6 +128,21 @@ def remember_alive(session_id: str) -> None:
     """Take them for their user's again: an account can be opened anew."""
     if session_id in _ended:
         _ended.discard(session_id)
+
+
+def _found(key: str) -> Token:
+    """Look an API key up. Raises Unauthenticated if there is none, or it is good no longer."""
+    row = api_keys.known(key)
+    if row is None:
+        raise unknown_key()
+    until = row["expires_at"]
+    return Token(row["user_id"], row["id"], math.inf if until is None else until / 1000, is_key=True)
+
+
+def unknown_key() -> Unauthenticated:
+    """Return what to raise for a key that is none, or none any more: which of these, is not told."""
+    detail = "This API key is not known, has expired or was revoked. Sign in and make a new one."
+    return Unauthenticated(detail, reason="invalid_token")
 
 
 @lru_cache(maxsize=MANY)

@@ -19,7 +19,8 @@ from api.web.openapi_responses import PROBLEM, responses
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 DESCRIPTION = """Accounts, roles and tasks. One request, one commit: what you are told was done, is on disk.
 
-To try it: **register**, **login**, copy the `access_token`, press **Authorize** and paste it.
+To try it: **register**, **login**, copy the `access_token`, press **Authorize** and paste it. Programs show an API key
+instead (`POST /auth/api-keys`), which may do what it was made for.
 
 Errors are `application/problem+json` (RFC 9457). Request bodies may use camelCase too. Every answer carries
 `X-Request-ID`, which is also in the server's log, and `X-Served-By`, the replica and process that made it; where
