@@ -61,6 +61,12 @@ class Forbidden(Refusal):
     code = "forbidden"
 
 
+class EmailNotConfirmed(Refusal):
+    """The password is right, and nobody has shown yet that the address is his."""
+
+    code = "email_not_confirmed"
+
+
 class NotFound(Refusal):
     """There is no such thing, or not for this caller."""
 

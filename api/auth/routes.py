@@ -6,10 +6,11 @@ from flask import current_app
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import accounts, passwords, tokens
+from api.auth import accounts, mails, passwords, tokens
 from api.auth.names import folded
+from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import LoginIn, LogoutQuery, RefreshIn, RegisterIn, SessionOut, TokensOut, UserOut
-from api.errors import Conflict, Forbidden, Unauthenticated
+from api.errors import Conflict, EmailNotConfirmed, Forbidden, Unauthenticated
 from api.web import IN_PERSON, PUBLIC, Resource, bearer, caller, for_audit, forgive, record, slow_down
 
 auth = Resource("auth", __name__)
@@ -17,11 +18,16 @@ NO_ADMIN = (
     "Only the first account may ask for the role admin, and only where REGISTER_ADMIN says so. Leave role out; whoever "
     "runs this server makes an admin with `walnut user create NAME EMAIL --role admin`."
 )
+NOT_CONFIRMED = (
+    "This address is not confirmed yet. Open the link in the mail that was sent to it; "
+    "PUT /api/v1/auth/confirmation with your email has a new one sent."
+)
 SMALL = 16 << 10  # bytes: what anybody may send is looked at before it is known whose it is
 
 
 def hash_first(body: dict[str, Any]) -> dict[str, Any]:
     """Hash the new password before the transaction opens, and forget it."""
+    refuse_names(body["password"], names_of(body))
     return {"password_hash": passwords.hash_password(body.pop("password"))}
 
 
@@ -47,17 +53,20 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
         fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
         raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
     user = accounts.create(conn, **body, password_hash=password_hash)
+    mails.ask_to_confirm(conn, user)
     for_audit(actor_id=user["id"])
     return user
 
 
 @auth.post("/auth/login", body=LoginIn(), max_body=SMALL, returns=TokensOut(), allow=PUBLIC, limit="auth",
-           prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401,))  # fmt: skip
+           prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401, 403))  # fmt: skip
 def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:  # noqa: ARG001 (checked before)
     """Sign in with address and password."""
     now = accounts.get(conn, user["id"])
     if now is None or not now["active"] or now["password_hash"] != user["password_hash"]:
         raise Unauthenticated("The email or the password is not right.")
+    if not now["email_confirmed_at"] and current_app.extensions["settings"].require_confirmed_email:
+        raise EmailNotConfirmed(NOT_CONFIRMED)
     return tokens.open_session(conn, user["id"])
 
 

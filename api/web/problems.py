@@ -16,7 +16,8 @@ MEDIA_TYPE = "application/problem+json"
 STATUS = {
     errors.Malformed.code: 400,
     errors.Unauthenticated.code: 401,
-    errors.Forbidden.code: 403,
+    errors.EmailNotConfirmed.code: 403,
+    errors.Forbidden.code: 403,  # after the other one, as below
     errors.NotFound.code: 404,
     errors.NotAcceptable.code: 406,
     errors.TimedOut.code: 408,
