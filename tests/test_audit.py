@@ -11,6 +11,7 @@ from marshmallow import Schema, fields
 from api import audit_trail, create_app, db
 from api.audit import queries, verify
 from api.audit import routes as audit_routes
+from api.auth import accounts, links
 from api.web import SIGNED_IN, Resource
 from api.web.contract import Contract
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
@@ -57,6 +58,17 @@ def cancelled(admin):
     return job_id
 
 
+def link_of(app, purpose):
+    """Return the token of a link to the admin, who is signed in nowhere any more: so its use has one entry."""
+    with app.app_context(), db.writing() as conn:
+        conn.exec_driver_sql("UPDATE sessions SET ended_at = 1")
+        return links.make(conn, accounts.by_email(conn, "root@example.com"), purpose).rpartition("#")[2]
+
+
+def changed_password(current):
+    return {"current_password": current, "new_password": "another horse"}
+
+
 CHANGES = {
     ("POST", "/jobs"): (
         lambda app, admin: submitted(admin),
@@ -97,6 +109,25 @@ CHANGES = {
         lambda app, admin: admin("PUT", "/auth/logout"),
         lambda app, admin: Caller(app)("PUT", "/auth/logout"),
         "session.ended",
+    ),
+    ("PUT", "/auth/confirmation/{token}"): (
+        lambda app, admin: Caller(app)("PUT", f"/auth/confirmation/{link_of(app, links.CONFIRMATION)}"),
+        lambda app, admin: Caller(app)("PUT", f"/auth/confirmation/{link_of(app, links.RESET)}"),
+        "user.email_confirmed",
+    ),
+    ("PUT", "/auth/reset-password/{token}"): (
+        lambda app, admin: Caller(app)(
+            "PUT", f"/auth/reset-password/{link_of(app, links.RESET)}", {"password": "another horse"}
+        ),
+        lambda app, admin: Caller(app)(
+            "PUT", f"/auth/reset-password/{link_of(app, links.RESET)}", {"password": "root1234"}
+        ),
+        "user.password_reset",
+    ),
+    ("PUT", "/auth/change-password"): (
+        lambda app, admin: admin("PUT", "/auth/change-password", changed_password(PASSWORD)),
+        lambda app, admin: admin("PUT", "/auth/change-password", changed_password("wrong one")),
+        "user.password_changed",
     ),
     ("POST", "/tasks"): (
         lambda app, admin: admin("POST", "/tasks", {"title": "x"}),
@@ -183,10 +214,15 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
     elif "{job_id}" in route[1]:
         job_id = cancelled(admin) if route[1].endswith("retry") else submitted(admin).json["request_id"]
         change = lambda: admin("POST", route[1].format(job_id=job_id))  # noqa: E731
+    elif "{token}" in route[1]:
+        token = link_of(app, links.RESET if "reset" in route[1] else links.CONFIRMATION)
+        body = {"password": "another horse"} if "reset" in route[1] else None
+        change = lambda: Caller(app)("PUT", route[1].format(token=token), body)  # noqa: E731
     else:
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
         *("users", "vendors", "jobs", "job_history", "job_counts"),
+        "one_time_tokens",
         "sessions",
         "refresh_tokens",
         "tasks",

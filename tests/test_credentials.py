@@ -457,7 +457,9 @@ def test_links_arrive_at_a_real_server(make_app):
         ((address, page, token),) = LINK.findall(mail.get_content().replace("\r\n", "\n"))
         assert (address, page) == (f"http://walnut.example.com/static/{name}.html", name)
         assert {"confirm-email": confirm, "reset-password": reset}[page](app, token).status_code == 204
-        assert app.test_client().get(f"/static/{page}.html").status_code == 200
+        served = app.test_client().get(f"/static/{page}.html")
+        assert served.status_code == 200
+        served.close()
 
 
 # ---- choosing a new password by a link
