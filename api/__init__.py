@@ -9,6 +9,8 @@ from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
+from api.credentials import requests
+from api.credentials.routes import credentials
 from api.events import hub
 from api.events.routes import events
 from api.jobs import bell, kinds, mail, maintenance
@@ -48,8 +50,8 @@ def create_app(configuration: Settings | None = None) -> Flask:
         part.init_app(app, given)
     for part in (bell, hub, mail):
         part.init_app(app, given)
-    kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
-    resource.mount(app, auth, api_keys, second_factor, users, tasks, jobs, vendors, audit, events, ops)
+    kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver, requests.answer)
+    resource.mount(app, auth, credentials, api_keys, second_factor, users, tasks, jobs, vendors, audit, events, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

@@ -73,6 +73,12 @@ class SecondFactorNeeded(Forbidden):
     code = "second_factor_needed"
 
 
+class EmailNotConfirmed(Forbidden):
+    """The password is right, and nobody has shown yet that the address is his."""
+
+    code = "email_not_confirmed"
+
+
 class NotFound(Refusal):
     """There is no such thing, or not for this caller."""
 

@@ -93,7 +93,7 @@ COMMIT_FAILURES = _counter("walnut_database_commit_failures_total", "Transaction
 # ---- jobs
 JOB_OUTCOMES = _with(
     _counter("walnut_job_outcomes_total", "Attempts at jobs that have ended, by kind and outcome.", "kind", "outcome"),
-    *[(kind, outcome) for kind in ("vendor", "mail", "maintenance")
+    *[(kind, outcome) for kind in ("vendor", "mail", "maintenance", "account_mail")
       for outcome in ("done", "failed", "again", "awaiting", "givenback", "late")],
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from marshmallow import Schema, fields
 from api import audit_trail, create_app, db
 from api.audit import queries, verify
 from api.audit import routes as audit_routes
+from api.auth import accounts, links
 from api.secret_box import secret_box
 from api.web import SIGNED_IN, Resource
 from api.web.contract import Contract
@@ -74,6 +75,17 @@ def cancelled(admin):
     job_id = submitted(admin).json["request_id"]
     assert admin("POST", f"/jobs/{job_id}/cancellation").status_code == 200
     return job_id
+
+
+def link_of(app, purpose):
+    """Return the token of a link to the admin, who is signed in nowhere any more: so its use has one entry."""
+    with app.app_context(), db.writing() as conn:
+        conn.exec_driver_sql("UPDATE sessions SET ended_at = 1")
+        return links.make(conn, accounts.by_email(conn, "root@example.com"), purpose).rpartition("#")[2]
+
+
+def changed_password(current):
+    return {"current_password": current, "new_password": "another horse"}
 
 
 CHANGES = {
@@ -151,6 +163,25 @@ CHANGES = {
         lambda app, admin: admin("DELETE", f"/auth/api-keys/{keyed(admin).json['id']}"),
         lambda app, admin: admin("DELETE", f"/auth/api-keys/{NOBODY}"),
         "api_key.removed",
+    ),
+    ("PUT", "/auth/confirmation/{token}"): (
+        lambda app, admin: Caller(app)("PUT", f"/auth/confirmation/{link_of(app, links.CONFIRMATION)}"),
+        lambda app, admin: Caller(app)("PUT", f"/auth/confirmation/{link_of(app, links.RESET)}"),
+        "user.email_confirmed",
+    ),
+    ("PUT", "/auth/reset-password/{token}"): (
+        lambda app, admin: Caller(app)(
+            "PUT", f"/auth/reset-password/{link_of(app, links.RESET)}", {"password": "another horse"}
+        ),
+        lambda app, admin: Caller(app)(
+            "PUT", f"/auth/reset-password/{link_of(app, links.RESET)}", {"password": "root1234"}
+        ),
+        "user.password_reset",
+    ),
+    ("PUT", "/auth/change-password"): (
+        lambda app, admin: admin("PUT", "/auth/change-password", changed_password(PASSWORD)),
+        lambda app, admin: admin("PUT", "/auth/change-password", changed_password("wrong one")),
+        "user.password_changed",
     ),
     ("POST", "/tasks"): (
         lambda app, admin: admin("POST", "/tasks", {"title": "x"}),
@@ -240,12 +271,17 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
     elif "{key_id}" in route[1]:
         key_id = keyed(admin).json["id"]
         change = lambda: admin("DELETE", f"/auth/api-keys/{key_id}")  # noqa: E731
+    elif "{token}" in route[1]:
+        token = link_of(app, links.RESET if "reset" in route[1] else links.CONFIRMATION)
+        body = {"password": "another horse"} if "reset" in route[1] else None
+        change = lambda: Caller(app)("PUT", route[1].format(token=token), body)  # noqa: E731
     else:
         if "totp" in route[1] and route != ("POST", "/auth/totp"):
             factor(app, enabled=route[0] != "PUT")
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
         *("users", "recovery_codes", "vendors", "jobs", "job_history", "job_counts"),
+        "one_time_tokens",
         "sessions",
         "refresh_tokens",
         "api_keys",

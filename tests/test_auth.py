@@ -176,7 +176,7 @@ BAD_PASSWORDS = {
     "14 code points that compose to 7": "e\u0301" * 7,
 }
 GOOD_PASSWORDS = {
-    "8 characters": "x" * 8,
+    "8 characters": "nutshell",
     "72 bytes": "x" * 72,
     "72 bytes of umlauts": "ä" * 36,
     "18 emoji": "🥜" * 18,

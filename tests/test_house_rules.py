@@ -62,6 +62,8 @@ LONG: dict[str, str] = {  # name of a module or function: why it is one thought
 }
 UNAUDITED: dict[str, str] = {
     "/auth/refresh": "rotation is the normal course of a session; its end by reuse is what deserves an entry",
+    "/auth/confirmation": "asks for a mail for an address that may be nobody's; the job that finds an account says so",
+    "/auth/forgot-password": "as /auth/confirmation",
     "/webhooks/<vendor>": "what it changes is a job's end, which has its entry whoever brings it about",
 }
 UNLIMITED: dict[str, str] = {  # path: why nobody counts

@@ -11,7 +11,10 @@ from tests.conftest import Caller, assert_problem
 
 KNOWN = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)][1:]
 # Those that share their status with a more general one.
-ONE_OF_SEVERAL = {errors.KeyReused.code, errors.SecondFactorNeeded.code, errors.SecondFactorRequired.code}
+ONE_OF_SEVERAL = {
+    *(errors.KeyReused.code, errors.SecondFactorNeeded.code, errors.SecondFactorRequired.code),
+    errors.EmailNotConfirmed.code,
+}
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from flask import current_app, request
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import accounts, cookies, devices, passwords, tokens, totp
+from api.auth import accounts, cookies, devices, mails, passwords, tokens, totp
 from api.auth.names import folded
+from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import (
     LoginIn,
     LogoutQuery,
@@ -20,7 +21,7 @@ from api.auth.schemas import (
     TokensOut,
     UserOut,
 )
-from api.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from api.errors import Conflict, EmailNotConfirmed, Forbidden, NotFound, Unauthenticated
 from api.web import IN_PERSON, PUBLIC, Resource, bearer, caller, for_audit, forgive, slow_down
 
 auth = Resource("auth", __name__)
@@ -29,11 +30,16 @@ NO_ADMIN = (
     "runs this server makes an admin with `walnut user create NAME EMAIL --role admin`."
 )
 SEND_IT = 'Send the refresh token: {"refresh_token": "..."}, as Bearer, or in the cookie of the login.'
+NOT_CONFIRMED = (
+    "This address is not confirmed yet. Open the link in the mail that was sent to it; "
+    "PUT /api/v1/auth/confirmation with your email has a new one sent."
+)
 SMALL = 16 << 10  # bytes: what anybody may send is looked at before it is known whose it is
 
 
 def hash_first(body: dict[str, Any]) -> dict[str, Any]:
     """Hash the new password before the transaction opens, and forget it."""
+    refuse_names(body["password"], names_of(body))
     return {"password_hash": passwords.hash_password(body.pop("password"))}
 
 
@@ -62,17 +68,20 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
         fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
         raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
     user = accounts.create(conn, **body, password_hash=password_hash)
+    mails.ask_to_confirm(conn, user)
     for_audit(actor_id=user["id"])
     return user
 
 
 @auth.post("/auth/login", body=LoginIn(), max_body=SMALL, returns=TokensOut(), allow=PUBLIC, limit="auth",
-           prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401,))  # fmt: skip
+           prepare=check_first, audit="session.opened", audited=SessionOut(), problems=(401, 403))  # fmt: skip
 def login(conn: Connection, body: dict[str, Any], user: Any) -> Any:
     """Sign in with address and password, and the code of an account that has a second factor."""
     now = accounts.get(conn, user["id"])
     if now is None or not now["active"] or now["password_hash"] != user["password_hash"]:
         raise Unauthenticated("The email or the password is not right.")
+    if not now["email_confirmed_at"] and current_app.extensions["settings"].require_confirmed_email:
+        raise EmailNotConfirmed(NOT_CONFIRMED)
     totp.check(conn, now, body["code"], Unauthenticated)
     return answered(tokens.open_session(conn, user["id"]), in_cookie=body["cookie"])
 

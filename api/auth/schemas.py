@@ -3,29 +3,29 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf
 
-from api.auth.names import visible
-from api.auth.passwords import not_too_long, not_too_short
+from api.auth.names import mailable, visible
+from api.auth.password_rules import RULES
+from api.auth.passwords import not_too_long
 from api.auth.totp import is_code
 from api.web import ROLES, Timestamp, YesOrNo
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
+NEW_PASSWORD = {
+    "format": "password",
+    "example": "secret123",
+    "minLength": 8,
+    "description": "At least 8 characters, at most 72 bytes in UTF-8; none of the commonest, and no name of yours.",
+}
 
 
 class RegisterIn(Schema):
     """A new account."""
 
     username = fields.String(required=True, validate=[Length(1, 64), visible], metadata={"example": "john"})
-    email = fields.Email(required=True, validate=[Length(max=254), visible], metadata={"example": "john@example.com"})
-    password = fields.String(
-        required=True,
-        validate=[not_too_short, not_too_long],
-        metadata={
-            "format": "password",
-            "example": "secret123",
-            "minLength": 8,
-            "description": "At least 8 characters, at most 72 bytes in UTF-8.",
-        },
+    email = fields.Email(
+        required=True, validate=[Length(max=254), visible, mailable], metadata={"example": "john@example.com"}
     )
+    password = fields.String(required=True, validate=RULES, metadata=NEW_PASSWORD)
     role = fields.String(
         load_default="user",
         validate=OneOf(ROLES),

@@ -6,6 +6,7 @@ from flask.cli import with_appcontext
 
 from api import audit_trail, db
 from api.auth import accounts, passwords
+from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import RegisterIn, UserOut
 from api.cli.faults import checked
 from api.migrations import upgrade
@@ -28,6 +29,7 @@ def create_user(username: str, email: str, role: str, password: str | None) -> N
     upgrade.check(current_app.extensions["settings"])
     password = password or click.prompt("Password", hide_input=True, confirmation_prompt=True)
     account = checked(RegisterIn(), username=username, email=email, role=role, password=password)
+    refuse_names(password, names_of(account))
     password_hash = passwords.hash_password(account.pop("password"))
     with db.writing() as conn:
         if names := accounts.taken(conn, username, email):

@@ -7,7 +7,7 @@ first; those that change something need the one of `db.writing`. docs/decisions/
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, literal_column, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, insert, literal_column, select, update
 
 from api import db
 from api.errors import Conflict
@@ -32,6 +32,11 @@ SAME = Statement(
         jobs.c.dedup_key == bindparam("key"),
         jobs.c.status.in_([literal_column("'pending'"), literal_column("'processing'")]),
     )
+)
+TAKE = Statement(
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"), cast(jobs.c.payload, Text) != literal_column("'null'"))
+    .values(payload=bindparam("nothing", type_=jobs.c.payload.type))
 )
 SWEEP = expired(jobs.c.seq, jobs.c.finished_at)
 CLAIM = Statement(
@@ -135,6 +140,14 @@ def retry(conn: Connection, job: Row, now: int) -> Row:
     move(conn, job, PENDING, now, [Event(now, "retried")], then=now, most=most)
     after_commit(conn, bells().ring)
     return _found(conn, job)
+
+
+def take(conn: Connection, job_id: str) -> bool:
+    """Forget what a job was to do, in the transaction that does it, so that it is done once however often it is tried.
+
+    False: it was done before, by a worker that was not there any more to say so.
+    """
+    return bool(TAKE.run(conn, job_id=job_id, nothing=None))
 
 
 def replaced_by(conn: Connection, job: Row) -> Row | None:

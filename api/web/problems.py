@@ -18,6 +18,7 @@ STATUS = {
     errors.SecondFactorRequired.code: 401,
     errors.Unauthenticated.code: 401,  # after the other one: what Flask itself refuses with 401 is called so
     errors.SecondFactorNeeded.code: 403,
+    errors.EmailNotConfirmed.code: 403,
     errors.Forbidden.code: 403,  # likewise
     errors.NotFound.code: 404,
     errors.NotAcceptable.code: 406,
