@@ -57,6 +57,13 @@ def cancelled(admin):
     return job_id
 
 
+def somebody(app):
+    """Return somebody who is signed in, who signs up on the first call."""
+    if not hasattr(app, "eve"):
+        app.eve = sign_up(app, "eve")
+    return app.eve
+
+
 CHANGES = {
     ("POST", "/jobs"): (
         lambda app, admin: submitted(admin),
@@ -118,6 +125,31 @@ CHANGES = {
         lambda app, admin: admin("DELETE", task(admin), If_Match='"9"'),
         "task.removed",
     ),
+    ("POST", "/users"): (
+        lambda app, admin: admin("POST", "/users", {"username": "eve", "email": "eve@example.com"}),
+        lambda app, admin: admin("POST", "/users", {"username": "eve", "email": "root@example.com"}),
+        "user.created",
+    ),
+    ("PATCH", "/users/me"): (
+        lambda app, admin: admin("PATCH", "/users/me", {"username": "eve"}),
+        lambda app, admin: admin("PATCH", "/users/me", {"email": "e@example.com", "current_password": "wrong one"}),
+        "user.changed",
+    ),
+    ("DELETE", "/users/me"): (
+        lambda app, admin: somebody(app)("DELETE", "/users/me", {"password": PASSWORD}),
+        lambda app, admin: admin("DELETE", "/users/me", {"password": PASSWORD}),
+        "user.erased",
+    ),
+    ("PATCH", "/users/{user_id}"): (
+        lambda app, admin: admin("PATCH", f"/users/{somebody(app).id}", {"role": "admin"}),
+        lambda app, admin: admin("PATCH", f"/users/{admin.id}", {"role": "user"}),
+        "user.changed",
+    ),
+    ("DELETE", "/users/{user_id}"): (
+        lambda app, admin: admin("DELETE", f"/users/{somebody(app).id}"),
+        lambda app, admin: admin("DELETE", f"/users/{admin.id}"),
+        "user.erased",
+    ),
     ("POST", "/vendors"): (
         lambda app, admin: admin("POST", "/vendors", ACME),
         lambda app, admin: admin("POST", "/vendors", ACME | {"name": "sync"}),
@@ -165,7 +197,7 @@ def test_a_change_has_exactly_one_entry_and_a_refusal_none(app, admin, route):
     assert rows(app, "SELECT count(*) FROM audit_entries WHERE request_id = ?", refused.headers["X-Request-ID"]) == [
         (0,)
     ]
-    assert made[0]["address"] == "127.0.0.1"
+    assert made[0]["address"] == (None if route == ("DELETE", "/users/me") else "127.0.0.1")  # who is gone was nowhere
     assert made[0]["actor_id"]
     assert abs(made[0]["at"] - time.time() * 1000) < 5000
 
@@ -184,6 +216,8 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
         job_id = cancelled(admin) if route[1].endswith("retry") else submitted(admin).json["request_id"]
         change = lambda: admin("POST", route[1].format(job_id=job_id))  # noqa: E731
     else:
+        if route[1] in ("/users/me", "/users/{user_id}"):
+            somebody(app)
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
         *("users", "vendors", "jobs", "job_history", "job_counts"),

@@ -17,6 +17,7 @@ from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut, UserOut
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
+from api.users.schemas import ExportOut, Farewell, OwnChange, UserChange, UserIn
 from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
@@ -27,10 +28,12 @@ from tests.conftest import assert_problem
 ANSWERS = (
     *(TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
     *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
+    ExportOut,
 )
 BODIES = (
     *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),
     *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
+    *(UserIn, UserChange, OwnChange, Farewell),
 )
 
 
