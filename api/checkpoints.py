@@ -111,6 +111,20 @@ def keep_short(settings: Settings, stop: threading.Event) -> None:
         engine.dispose()
 
 
+def tidied(settings: Settings, *, whole: bool = False) -> bool:
+    """See at once that bytes of who was erased are gone, with no server that would. `whole`: whatever the size.
+
+    False: a reader is in the way of the log. Raises Unavailable if there is no turn to write.
+    """
+    engine = engine_of(settings)
+    try:
+        with sqlite.naming_faults(), engine.connect() as conn:
+            remains = Remains(path_of(engine))
+            return remains.wipe(conn) if whole else remains.gone(conn)
+    finally:
+        engine.dispose()
+
+
 def engine_of(settings: Settings) -> Engine:
     """Return an engine whose connections wait a moment for others, in C: no greenlet runs in their process."""
     return sqlite.engine(settings.database, f"busy_timeout={BUSY_MILLISECONDS}")

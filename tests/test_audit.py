@@ -131,7 +131,7 @@ CHANGES = {
         "user.created",
     ),
     ("PATCH", "/users/me"): (
-        lambda app, admin: admin("PATCH", "/users/me", {"username": "eve"}),
+        lambda app, admin: admin("PATCH", "/users/me", {"username": "rooted"}),
         lambda app, admin: admin("PATCH", "/users/me", {"email": "e@example.com", "current_password": "wrong one"}),
         "user.changed",
     ),
@@ -728,7 +728,9 @@ def run_in():
 
     from api.cli import walnut  # noqa: PLC0415
 
-    return lambda app: lambda *words: CliRunner().invoke(walnut, words, obj=ScriptInfo(create_app=lambda: app))
+    return lambda app: (
+        lambda *words, **more: CliRunner().invoke(walnut, words, obj=ScriptInfo(create_app=lambda: app), **more)
+    )
 
 
 def test_the_command_says_that_all_is_well_or_names_the_entry(long, run_in):
@@ -752,8 +754,8 @@ def test_the_command_says_that_all_is_well_or_names_the_entry(long, run_in):
 
 
 def test_an_account_that_is_made_at_the_terminal_has_an_entry(app, run_in):
-    words = ("user", "create", "bob", "bob@example.com", "--password", PASSWORD)
-    assert run_in(app)(*words).exit_code == 0
+    words = ("user", "create", "bob", "bob@example.com", "--password-stdin")
+    assert run_in(app)(*words, input=f"{PASSWORD}\n").exit_code == 0
     (entry,) = entries(app)
     assert (entry["action"], entry["actor_id"], entry["address"]) == ("user.created", None, None)
     assert change_of(entry)[1]["username"] == "bob"

@@ -41,9 +41,10 @@ def by_email(conn: Connection, email: str) -> Row | None:
     return BY_EMAIL.first(conn, key=folded(email))
 
 
-def by_name(conn: Connection, name: str) -> Row | None:
-    """Return the row of the account with this username, or with this address, however it is spelt, or None."""
-    return BY_USERNAME.first(conn, key=folded(name)) or by_email(conn, name)
+def named(conn: Connection, name: str) -> list[Row]:
+    """Return the rows of the accounts with this username, address or id: none, one, or two that can be confused."""
+    found = (BY_USERNAME.first(conn, key=folded(name)), by_email(conn, name), get(conn, name))
+    return [row for row in found if row]
 
 
 def taken(conn: Connection, username: str | None, email: str | None, by_other_than: str = "") -> list[str]:

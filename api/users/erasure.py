@@ -43,6 +43,11 @@ FORGET_ANSWERS = Statement(
         func.instr(idempotency_keys.c.body, bindparam("person_bytes", type_=Bytes())) > 0,
     )
 )
+ERASED = Statement(
+    select(audit_entries.c.subject_id, audit_entries.c.at)
+    .where(audit_entries.c.action == bindparam("deed", audit_trail.FORGOTTEN))
+    .order_by(audit_entries.c.seq)
+)
 
 
 def erase(conn: Connection, user: Row) -> None:
@@ -59,6 +64,11 @@ def erase(conn: Connection, user: Row) -> None:
     accounts.remove(conn, user)  # sessions, tokens, keys, codes and links go with it: ON DELETE CASCADE
     settings = current_app.extensions["settings"]
     after_commit(conn, partial(_remove_files, db.database(), settings.instance_path, mails[:AT_ONCE]))
+
+
+def all_erased(conn: Connection) -> list[Row]:
+    """Return who was ever erased here, and when: rows of subject_id and at, the oldest first."""
+    return ERASED.all(conn)
 
 
 def _remove_files(database: db.Database, instance: Path, mails: list[str]) -> None:
