@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 from flask import Flask, current_app
-from sqlalchemy import Connection, bindparam, func, insert, null, select, update
+from sqlalchemy import Connection, bindparam, func, insert, literal, null, or_, select, update
 
 from api import db
 from api.settings import Settings
@@ -28,6 +28,8 @@ UNKNOWN_END = (
     "noted, run `walnut audit seal`."
 )
 FORGOTTEN = "user.erased"  # the deed after which a person's parts are blank, in its own entry from the start
+# Whose affair a change is, by the kind of its subject: the subject's own, or that of whoever did it. Others: nobody's.
+OF_SUBJECT, OF_ACTOR = ("user",), ("session", "api_key")
 HASHED = ("seq", "at", "action", "actor_id", "subject_id", "request_id", "address_digest", "change_digest")
 
 HEAD = Statement(select(audit_head))
@@ -42,15 +44,19 @@ BLANK_ADDRESSES = Statement(
     .where(audit_entries.c.actor_id == bindparam("person"), audit_entries.c.address_salt.is_not(None))
     .values(address=null(), address_salt=null())
 )
-BLANK_CHANGES = Statement(
-    update(audit_entries)
-    .where(
-        audit_entries.c.subject_id == bindparam("person"),
-        func.substr(audit_entries.c.action, 1, 5) == "user.",
-        audit_entries.c.change_salt.is_not(None),
+KIND = func.substr(audit_entries.c.action, 1, func.instr(audit_entries.c.action, ".") - 1)
+BLANK_CHANGES = [
+    Statement(
+        update(audit_entries)
+        .where(
+            person == bindparam("person"),
+            audit_entries.c.change_salt.is_not(None),
+            or_(*(literal(kind) == KIND for kind in kinds)),
+        )
+        .values(change=null(), change_salt=null())
     )
-    .values(change=null(), change_salt=null())
-)
+    for person, kinds in ((audit_entries.c.subject_id, OF_SUBJECT), (audit_entries.c.actor_id, OF_ACTOR))
+]
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -107,12 +113,20 @@ def append(
 
 
 def forget(conn: Connection, person: str) -> None:
-    """Blank what the trail says of a person: the addresses they came from, and what changed about their account.
+    """Blank what the trail says of a person: where they came from, and what changed about account, sessions and keys.
 
     For who erases an account, in the transaction whose entry is FORGOTTEN: `verify` looks for that.
     """
-    BLANK_ADDRESSES.run(conn, person=person)
-    BLANK_CHANGES.run(conn, person=person)
+    for statement in (*BLANK_CHANGES, BLANK_ADDRESSES):
+        statement.run(conn, person=person)
+
+
+def whose(entry: Row) -> str | None:
+    """Return whose affair the change of an entry is: it may be blank once that person was erased. None: nobody's."""
+    kind = entry["action"].partition(".")[0]
+    if kind in OF_SUBJECT:
+        return str(entry["subject_id"])
+    return entry["actor_id"] if kind in OF_ACTOR else None
 
 
 def seal(conn: Connection) -> None:

@@ -88,6 +88,13 @@ def changed_password(current):
     return {"current_password": current, "new_password": "another horse"}
 
 
+def somebody(app):
+    """Return somebody who is signed in, who signs up on the first call."""
+    if not hasattr(app, "eve"):
+        app.eve = sign_up(app, "eve")
+    return app.eve
+
+
 CHANGES = {
     ("POST", "/jobs"): (
         lambda app, admin: submitted(admin),
@@ -203,6 +210,31 @@ CHANGES = {
         lambda app, admin: admin("DELETE", task(admin), If_Match='"9"'),
         "task.removed",
     ),
+    ("POST", "/users"): (
+        lambda app, admin: admin("POST", "/users", {"username": "eve", "email": "eve@example.com"}),
+        lambda app, admin: admin("POST", "/users", {"username": "eve", "email": "root@example.com"}),
+        "user.created",
+    ),
+    ("PATCH", "/users/me"): (
+        lambda app, admin: admin("PATCH", "/users/me", {"username": "rooted"}),
+        lambda app, admin: admin("PATCH", "/users/me", {"email": "e@example.com", "current_password": "wrong one"}),
+        "user.changed",
+    ),
+    ("DELETE", "/users/me"): (
+        lambda app, admin: somebody(app)("DELETE", "/users/me", {"password": PASSWORD}),
+        lambda app, admin: admin("DELETE", "/users/me", {"password": PASSWORD}),
+        "user.erased",
+    ),
+    ("PATCH", "/users/{user_id}"): (
+        lambda app, admin: admin("PATCH", f"/users/{somebody(app).id}", {"role": "admin"}),
+        lambda app, admin: admin("PATCH", f"/users/{admin.id}", {"role": "user"}),
+        "user.changed",
+    ),
+    ("DELETE", "/users/{user_id}"): (
+        lambda app, admin: admin("DELETE", f"/users/{somebody(app).id}"),
+        lambda app, admin: admin("DELETE", f"/users/{admin.id}"),
+        "user.erased",
+    ),
     ("POST", "/vendors"): (
         lambda app, admin: admin("POST", "/vendors", ACME),
         lambda app, admin: admin("POST", "/vendors", ACME | {"name": "sync"}),
@@ -250,7 +282,7 @@ def test_a_change_has_exactly_one_entry_and_a_refusal_none(app, admin, route):
     assert rows(app, "SELECT count(*) FROM audit_entries WHERE request_id = ?", refused.headers["X-Request-ID"]) == [
         (0,)
     ]
-    assert made[0]["address"] == "127.0.0.1"
+    assert made[0]["address"] == (None if route == ("DELETE", "/users/me") else "127.0.0.1")  # who is gone was nowhere
     assert made[0]["actor_id"]
     assert abs(made[0]["at"] - time.time() * 1000) < 5000
 
@@ -278,6 +310,8 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
     else:
         if "totp" in route[1] and route != ("POST", "/auth/totp"):
             factor(app, enabled=route[0] != "PUT")
+        if route[1] in ("/users/me", "/users/{user_id}"):
+            somebody(app)
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
         *("users", "recovery_codes", "vendors", "jobs", "job_history", "job_counts"),
@@ -790,7 +824,9 @@ def run_in():
 
     from api.cli import walnut  # noqa: PLC0415
 
-    return lambda app: lambda *words: CliRunner().invoke(walnut, words, obj=ScriptInfo(create_app=lambda: app))
+    return lambda app: (
+        lambda *words, **more: CliRunner().invoke(walnut, words, obj=ScriptInfo(create_app=lambda: app), **more)
+    )
 
 
 def test_the_command_says_that_all_is_well_or_names_the_entry(long, run_in):
@@ -814,8 +850,8 @@ def test_the_command_says_that_all_is_well_or_names_the_entry(long, run_in):
 
 
 def test_an_account_that_is_made_at_the_terminal_has_an_entry(app, run_in):
-    words = ("user", "create", "bob", "bob@example.com", "--password", PASSWORD)
-    assert run_in(app)(*words).exit_code == 0
+    words = ("user", "create", "bob", "bob@example.com", "--password-stdin")
+    assert run_in(app)(*words, input=f"{PASSWORD}\n").exit_code == 0
     (entry,) = entries(app)
     assert (entry["action"], entry["actor_id"], entry["address"]) == ("user.created", None, None)
     assert change_of(entry)[1]["username"] == "bob"

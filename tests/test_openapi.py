@@ -20,6 +20,7 @@ from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, We
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.second_factor.schemas import RecoveryCodesOut, TotpCodeIn, TotpIn, TotpOut, TotpRemovalIn
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
+from api.users.schemas import ExportOut, Farewell, OwnChange, UserChange, UserIn
 from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
@@ -33,6 +34,7 @@ ANSWERS = (
     *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
     *(TotpOut, RecoveryCodesOut),
     *(ApiKeyOut, NewApiKeyOut),
+    ExportOut,
 )
 BODIES = (
     *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),
@@ -40,6 +42,7 @@ BODIES = (
     *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
     *(TotpIn, TotpCodeIn, TotpRemovalIn),
     ApiKeyIn,
+    *(UserIn, UserChange, OwnChange, Farewell),
 )
 
 

@@ -43,6 +43,13 @@ def offer_reset(conn: Connection, user: Row) -> None:
     tell(conn, user, "Choose a new password", text, link, still)
 
 
+def invite(conn: Connection, user: Row) -> None:
+    """Send somebody the link that lets him choose the first password of an account that an admin made for him."""
+    link = links.make(conn, user, links.INVITATION)
+    text = "an account was made for you. To choose its password, open this link within 3 days. It works once."
+    tell(conn, user, "An account for you", text, link, IGNORE)
+
+
 def address_changed(conn: Connection, before: Row, after: Row) -> None:
     """Tell the old address of an account that it is no longer the account's."""
     text = f"the address of your account is {after['email']} now. Mails about it go there, and you sign in with it."

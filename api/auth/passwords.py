@@ -17,6 +17,7 @@ MAX_BYTES = 72  # bcrypt reads no further
 # None that fits has more before it is normalised. What has more is not normalised: that takes quadratic time.
 MAX_CHARACTERS = 4 * MAX_BYTES
 ROUNDS = 12
+NONE = "." * 31  # the digest, as bcrypt writes it, of no password that anybody can find: all bits are zero
 
 Result = TypeVar("Result")
 
@@ -48,10 +49,19 @@ def hash_password(password: str) -> str:
     return _in_thread(bcrypt.hashpw, normal(password), bcrypt.gensalt(_rounds())).decode()
 
 
+def unusable() -> str:
+    """Return what is kept for who has chosen no password yet: a hash that none has. Quickly made, as slowly tried."""
+    return bcrypt.gensalt(_rounds()).decode() + NONE
+
+
+def is_usable(kept: str) -> bool:
+    """Tell whether there is a password at all."""
+    return not kept.endswith(NONE)
+
+
 def matches(password: str, kept: str | None) -> bool:
     """Tell whether a password is the one of the hash. Without a hash: no, after the same time."""
-    nobody = bcrypt.gensalt(_rounds()) + b"." * 31
-    same = _in_thread(bcrypt.checkpw, normal(password), kept.encode() if kept else nobody)
+    same = _in_thread(bcrypt.checkpw, normal(password), (kept or unusable()).encode())
     return same and kept is not None
 
 

@@ -21,7 +21,7 @@ from api.auth.schemas import (
     TokensOut,
     UserOut,
 )
-from api.errors import Conflict, EmailNotConfirmed, Forbidden, NotFound, Unauthenticated
+from api.errors import EmailNotConfirmed, Forbidden, NotFound, Unauthenticated
 from api.web import IN_PERSON, PUBLIC, Resource, bearer, caller, for_audit, forgive, slow_down
 
 auth = Resource("auth", __name__)
@@ -64,9 +64,7 @@ def register(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
     """Make an account."""
     if body["role"] != "user" and not may_ask_for_admin(conn):
         raise Forbidden(NO_ADMIN)
-    if names := accounts.taken(conn, body["username"], body["email"]):
-        fields = [(f"/{name}", "Is taken. Choose another one.") for name in names]
-        raise Conflict(f"There is an account with this {' and this '.join(names)} already.", fields=fields)
+    accounts.refuse_taken(conn, username=body["username"], email=body["email"])
     user = accounts.create(conn, **body, password_hash=password_hash)
     mails.ask_to_confirm(conn, user)
     for_audit(actor_id=user["id"])

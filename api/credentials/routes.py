@@ -6,15 +6,14 @@ from flask import request
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import accounts, links, mails, passwords, tokens
-from api.auth.names import folded
+from api.auth import accounts, links, mails, passwords, reauthentication, tokens
 from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import UserOut
 from api.credentials import queries, requests
 from api.credentials.schemas import AddressIn, ChangeIn, MessageOut, NewPasswordIn
-from api.errors import Conflict, Forbidden, Invalid, NotFound
+from api.errors import Conflict, Invalid, NotFound
 from api.statements import Row
-from api.web import IN_PERSON, PUBLIC, Resource, caller, for_audit, forgive, slow_down
+from api.web import IN_PERSON, PUBLIC, Resource, caller, for_audit
 
 credentials = Resource("credentials", __name__)
 SMALL = 16 << 10  # bytes: what anybody may send is looked at before it is known whose it is
@@ -23,7 +22,7 @@ ASKED = {
     "come, look among the spam, and whether this is the account's address."
 }
 ENDED = "Every other session was ended, and links to choose a new password that were sent before are good no longer."
-WRONG = "The current password is not right."
+CURRENT = "/current_password"
 
 
 @credentials.put("/auth/confirmation/<token>", status=204, allow=PUBLIC, limit="auth", audit="user.email_confirmed",
@@ -76,33 +75,23 @@ def reset(conn: Connection, body: dict[str, Any], token: str, new_hash: str) -> 
 
 def check_current(body: dict[str, Any]) -> dict[str, Any]:
     """Check the current password and hash the new one before the transaction opens. Guessing is as slow as at login."""
-    with db.reading() as conn:
-        user = accounts.get(conn, caller()["id"])
-    if user is None:
-        raise wrong_password()
-    account = folded(user["email"])
-    slow_down(account)
-    if not passwords.matches(body["current_password"], user["password_hash"]):
-        raise wrong_password()
-    forgive(account)
+    user = reauthentication.prove(body["current_password"], CURRENT)
     if passwords.normal(body["current_password"]) == passwords.normal(body["new_password"]):
         same = "Is the one you have. Choose another one."
         raise Invalid(f"new_password: {same}", fields=[("/new_password", same)])
     refuse_names(body["new_password"], names_of(user), "/new_password")
-    return {"user": user, "new_hash": passwords.hash_password(body.pop("new_password"))}
+    return {"proven": user, "new_hash": passwords.hash_password(body.pop("new_password"))}
 
 
 @credentials.put("/auth/change-password", body=ChangeIn(), max_body=SMALL, status=204, allow=IN_PERSON,
                  prepare=check_current, audit="user.password_changed", audited=UserOut(), problems=(403,))  # fmt: skip
-def change(conn: Connection, body: dict[str, Any], user: Row, new_hash: str) -> Any:  # noqa: ARG001 (checked before)
+def change(conn: Connection, body: dict[str, Any], proven: Row, new_hash: str) -> Any:  # noqa: ARG001 (checked before)
     """Choose another password. Every other session of yours ends."""
-    now = accounts.get(conn, user["id"])
-    if now is None or now["password_hash"] != user["password_hash"]:
-        raise wrong_password()
-    after = queries.set_password(conn, now, new_hash)
-    close_other_doors(conn, now, keep=caller()["session_id"])
-    mails.warn(conn, now, "Your password was changed", f"your password was changed. {ENDED}")
-    for_audit(before=now, after=after)
+    user = reauthentication.still_proven(conn, proven, CURRENT)
+    after = queries.set_password(conn, user, new_hash)
+    close_other_doors(conn, user, keep=caller()["session_id"])
+    mails.warn(conn, user, "Your password was changed", f"your password was changed. {ENDED}")
+    for_audit(before=user, after=after)
 
 
 def moved(conn: Connection, user: Row) -> Row:
@@ -127,8 +116,3 @@ def close_other_doors(conn: Connection, user: Row, keep: str | None = None) -> N
     """End what the old password had opened, and the links that would set another one."""
     tokens.end_other_sessions(conn, user["id"], keep)
     links.forget(conn, user["id"], links.RESET, links.INVITATION)
-
-
-def wrong_password() -> Forbidden:
-    """Return what to raise when somebody who is signed in does not know the password."""
-    return Forbidden(WRONG, fields=[("/current_password", "Is not right. Type the one you sign in with.")])

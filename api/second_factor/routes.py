@@ -6,12 +6,11 @@ from flask import current_app
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import accounts, authenticator, mails, passwords, recovery_codes, tokens, totp
-from api.auth.names import folded
-from api.errors import Conflict, Forbidden, Unauthenticated
+from api.auth import authenticator, mails, reauthentication, recovery_codes, tokens, totp
+from api.errors import Conflict
 from api.second_factor.schemas import FactorOut, RecoveryCodesOut, TotpCodeIn, TotpIn, TotpOut, TotpRemovalIn
 from api.statements import Row
-from api.web import IN_PERSON, Resource, caller, for_audit, forgive, slow_down
+from api.web import IN_PERSON, Resource, caller, for_audit
 
 second_factor = Resource("second_factor", __name__)
 SMALL = 16 << 10  # bytes: nothing here is longer than a password
@@ -26,7 +25,7 @@ MUST = (
 
 def password_first(body: dict[str, Any]) -> dict[str, Any]:
     """Check the password before the transaction opens, and prepare what takes time."""
-    user = with_right_password(body.pop("password"))
+    user = reauthentication.prove(body.pop("password"))
     secret = authenticator.new_secret()
     return {"checked": user, "secret": secret, "described": authenticator.described(secret, user["email"])}
 
@@ -41,7 +40,7 @@ def code_first(body: dict[str, Any]) -> dict[str, Any]:
 
 def password_and_code_first(body: dict[str, Any]) -> dict[str, Any]:
     """Check both before the transaction opens."""
-    user = with_right_password(body.pop("password"))
+    user = reauthentication.prove(body.pop("password"))
     totp.check_first(user, body["code"])
     return {"checked": user}
 
@@ -57,7 +56,7 @@ def begin(
     described: dict[str, str],
 ) -> Any:
     """Begin to set up a second factor. It is asked for once a code of it was sent; to begin again replaces it."""
-    user = as_checked(conn, checked)
+    user = reauthentication.still_proven(conn, checked)
     if user["totp_enabled_at"]:
         raise Conflict(IN_USE)
     for_audit(before=user, after=totp.start(conn, user, secret))
@@ -68,7 +67,7 @@ def begin(
                    prepare=code_first, audit="user.totp_enabled", audited=FactorOut(), problems=(409,))  # fmt: skip
 def enable(conn: Connection, body: dict[str, Any]) -> Any:
     """Have the second factor asked for from now on. Ends your other sessions. Shows the recovery codes, once."""
-    user = own(conn)
+    user = reauthentication.own(conn)
     if user["totp_enabled_at"] or not user["totp_secret"]:
         raise Conflict(IN_USE if user["totp_enabled_at"] else NOT_BEGUN)
     for_audit(before=user, after=totp.enable(conn, user, body["code"]))
@@ -82,7 +81,7 @@ def enable(conn: Connection, body: dict[str, Any]) -> Any:
                       problems=(409,))  # fmt: skip
 def remove(conn: Connection, body: dict[str, Any], checked: Row) -> Any:
     """Switch the second factor off. Its secret and the recovery codes are gone."""
-    user = in_use(as_checked(conn, checked))
+    user = in_use(reauthentication.still_proven(conn, checked))
     if user["role"] == "admin" and current_app.extensions["settings"].require_admin_totp:
         raise Conflict(MUST)
     totp.check(conn, user, body["code"])
@@ -95,48 +94,17 @@ def remove(conn: Connection, body: dict[str, Any], checked: Row) -> Any:
                     audited=FactorOut(), problems=(409,))  # fmt: skip
 def replace_recovery_codes(conn: Connection, body: dict[str, Any]) -> Any:
     """Make new recovery codes, and show them once. The old ones are good no longer."""
-    user = in_use(own(conn))
+    user = in_use(reauthentication.own(conn))
     totp.check(conn, user, body["code"])
     for_audit(after=user)
     mails.warn(conn, user, "You have new recovery codes", "The recovery codes from before are good no longer.")
     return {"recovery_codes": recovery_codes.replace(conn, user["id"])}
 
 
-def with_right_password(password: str) -> Row:
-    """Return the caller's row if this is his password; wrong ones slow him down as at a sign-in. Raises Forbidden."""
-    user = own_account()
-    account = folded(user["email"])
-    slow_down(account)
-    if not passwords.matches(password, user["password_hash"]):
-        raise wrong_password()
-    forgive(account)
-    return user
-
-
-def wrong_password() -> Forbidden:
-    """Return what to raise when the password is not the caller's."""
-    return Forbidden("The password is not right.", fields=[("/password", "Is not the one of your account.")])
-
-
 def own_account() -> Row:
     """Return the caller's row, before the transaction opens."""
     with db.reading() as conn:
-        return own(conn)
-
-
-def own(conn: Connection) -> Row:
-    """Return the caller's row. Raises Unauthenticated if he is gone since he was let in."""
-    if (user := accounts.get(conn, caller()["id"])) is None:
-        raise Unauthenticated("This account is gone.", reason="invalid_token")
-    return user
-
-
-def as_checked(conn: Connection, checked: Row) -> Row:
-    """Return the caller's row, if its password is the one that was checked before. Raises Forbidden."""
-    user = own(conn)
-    if user["password_hash"] != checked["password_hash"]:
-        raise wrong_password()
-    return user
+        return reauthentication.own(conn)
 
 
 def in_use(user: Row) -> Row:

@@ -91,6 +91,13 @@ def check_again(conn: Connection, permission: str) -> None:
         _let_in(conn, presented(), permission)
 
 
+def refuse_who_is_gone(permission: str) -> None:
+    """Check once more, for who met a row that was not there: an account is erased at any moment, his own too."""
+    if permission != PUBLIC:
+        with db.reading(snapshot=False) as conn:
+            _let_in(conn, presented(), permission)
+
+
 def caller() -> Row:
     """Return the row of who is calling: id, username, role, active, rights.
 
