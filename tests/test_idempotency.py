@@ -24,6 +24,8 @@ OWN = {
 KEYLESS = {
     "/auth/register": "nobody is signed in, so a key would have no scope; the address that is taken says the same",
     "/vendors": "the answer has a secret, which is kept nowhere in clear; the name that is taken says the same",
+    "/auth/totp": "the answer has a secret; to begin again replaces it",
+    "/auth/totp/recovery-codes": "the answer has secrets; to make them anew replaces them",
 }
 
 
