@@ -25,6 +25,8 @@ KEYLESS = {
     "/auth/api-keys": "the answer has a key, which is kept nowhere in clear; one too many is revoked",
     "/auth/register": "nobody is signed in, so a key would have no scope; the address that is taken says the same",
     "/vendors": "the answer has a secret, which is kept nowhere in clear; the name that is taken says the same",
+    "/auth/totp": "the answer has a secret; to begin again replaces it",
+    "/auth/totp/recovery-codes": "the answer has secrets; to make them anew replaces them",
 }
 
 
