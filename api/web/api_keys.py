@@ -1,7 +1,7 @@
 """API keys as Bearer: whose one is, and when it was used last.
 
-A key has 256 random bits, so that its hash needs no salt and no slow function. Nothing of one is remembered: it is
-looked up on each request, and what it may do then is the guard's question.
+A key has 256 random bits, so that its hash needs no salt and no slow function. Whether it is still good is asked of the
+database on each request, and what it may do then is the guard's question.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ from api.web.access_tokens import Token, presented, remember_alive, remember_end
 from api.web.contract import Contract
 
 PUBLIC = "public"  # anybody
-SIGNED_IN = "signed in"  # any account that may sign in
+SIGNED_IN = "signed in"  # any account that may sign in, by a session or by any API key
 IN_PERSON = "in person"  # the same, by a session: what an account is protected with is no business of a program's key
 OWN = {SIGNED_IN, IN_PERSON}
 JOBS = {"jobs:submit", "jobs:manage", "vendors:manage"}
