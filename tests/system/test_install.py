@@ -85,8 +85,10 @@ def test_it_serves(server: Installed) -> None:
 
 def test_the_other_commands_know_the_same_database(server: Installed, walnut: Path) -> None:
     def command(*words: str, asked: str = "") -> str:
-        given = {"cwd": server.folder, "env": server.environment(), "input": asked}
-        return subprocess.run([walnut, *words], capture_output=True, text=True, check=True, **given).stdout
+        return subprocess.run(
+            [walnut, *words], cwd=server.folder, env=server.environment(), input=asked, capture_output=True, text=True,
+            check=True,
+        ).stdout  # fmt: skip
 
     assert "at revision" in command("db", "check")
     assert "has an account now" in command(
