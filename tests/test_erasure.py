@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api import checkpoints, db, housekeeping, sqlite
+from api import audit_trail, checkpoints, db, housekeeping, sqlite
 from api.audit import verify
 from api.auth import accounts, links, passwords
 from api.jobs import mail, outcomes, queue
@@ -77,6 +77,7 @@ def live(app, admin):
         conn.exec_driver_sql(
             "INSERT INTO api_keys VALUES ('k', ?, ?, 'h', 'walnut_x', '[]', 1, NULL, NULL)", (made["id"], NAME)
         )
+        audit_trail.append(conn, "api_key.created", "k", actor_id=made["id"], after={"name": NAME})
         links.make(conn, accounts.get(conn, made["id"]), links.RESET)
         queue.enqueue(conn, "maintenance", {"task": NAME}, owner_id=made["id"])
     return person, made["id"]
