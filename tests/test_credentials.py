@@ -677,8 +677,8 @@ def test_the_rules_are_for_choosing_and_not_for_signing_in(app, user):
 
 def test_the_command_line_has_the_same_rules(app):
     for bad, why in (("iloveyou", "commonest"), ("eve12345", "little more than a name"), ("short", "fewer than 8")):
-        command = ["user", "create", "eve12", "eve@example.com", "--password", bad]
-        found = CliRunner().invoke(walnut, command, obj=ScriptInfo(create_app=lambda: app))
+        command = ["user", "create", "eve12", "eve@example.com", "--password-stdin"]
+        found = CliRunner().invoke(walnut, command, obj=ScriptInfo(create_app=lambda: app), input=f"{bad}\n")
         assert found.exit_code == 1, found.output
         assert why in found.output
     assert rows(app, "SELECT count(*) FROM users") == [(0,)]

@@ -9,11 +9,10 @@ from urllib.parse import urlencode
 import pytest
 
 from api import db
-from api.auth import accounts, links
+from api.auth import accounts, links, reauthentication
 from api.auth.names import folded
 from api.errors import NotFound
 from api.secret_box import secret_box
-from api.users import routes as users_routes
 from api.web import inputs
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
 
@@ -425,8 +424,8 @@ def test_nobodys_mailbox_can_be_filled(app, user):
 
 
 def test_a_password_that_was_changed_meanwhile_opens_nothing(app, user, monkeypatch):
-    prove = users_routes.know_password
-    monkeypatch.setattr(users_routes, "know_password", lambda *given: meanwhile(app, prove, given))
+    prove = reauthentication.prove
+    monkeypatch.setattr(reauthentication, "prove", lambda *given: meanwhile(app, prove, given))
     assert_problem(user("DELETE", "/users/me", {"password": PASSWORD}), 403, "forbidden", "/password")
 
 

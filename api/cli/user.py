@@ -10,7 +10,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import Connection
 
 from api import audit_trail, checkpoints, db
-from api.auth import accounts, mails, passwords
+from api.auth import accounts, mails, passwords, totp
 from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import RegisterIn, UserOut
 from api.cli import tables
@@ -92,6 +92,25 @@ def reset_password(who: str, from_stdin: bool) -> None:
         changes.close(conn, after["id"])
         mails.warn(conn, after, "Your password was changed", "whoever runs this server has given you another password.")
     click.echo(f"{after['username']} has another password now, and no session is open any more.")
+
+
+@user.command("remove-totp")
+@click.argument("who")
+@with_appcontext
+def remove_totp(who: str) -> None:
+    """Take the second factor off an account whose owner has lost it. Make sure first that it is the owner who asks."""
+    upgrade.check(current_app.extensions["settings"])
+    with db.writing() as conn:
+        before = _found(conn, who)
+        if not before["totp_secret"]:
+            raise click.ClickException(f"{before['username']} has no second factor.")
+        after = totp.remove(conn, before)
+        audit_trail.append(conn, "user.totp_removed", after["id"], before=shape(before), after=shape(after))
+        mails.warn(
+            conn, after, "Your account has no second factor any more",
+            "Whoever runs this server has taken it off your account. From now on a sign-in asks for no code.",
+        )  # fmt: skip
+    click.echo(f"{after['username']} signs in without a second factor now, and was told so by mail.")
 
 
 @user.command("list")
