@@ -158,7 +158,10 @@ def test_a_refusal_that_follows_from_the_data_is_not_kept(app, admin):
         assert_problem(refused, 422, "invalid", "/assignee_id")
         assert not replayed(refused)
     assert count(app, "idempotency_keys") == 0
-    execute(app, "INSERT INTO users SELECT ?, 'new', 'new', 'new', 'new', '', 'user', 1, 0, 0, 1", NOBODY)
+    columns = (
+        "id, username, username_key, email, email_key, password_hash, role, active, created_at, updated_at, version"
+    )
+    execute(app, f"INSERT INTO users({columns}) SELECT ?, 'new', 'new', 'new', 'new', '', 'user', 1, 0, 0, 1", NOBODY)
     assert keyed(admin, "k1", body).status_code == 201
 
 

@@ -92,7 +92,7 @@ def test_make_lists_its_targets():
 
 
 def test_every_command_it_names_exists():
-    named = re.findall(r"\bwalnut ((?:[a-z]+ ?)+)(.*)", CODE)
+    named = re.findall(r"\bwalnut ((?:[a-z]+(?:-[a-z]+)* ?)+)(.*)", CODE)
     assert len(named) > 3
     for words, rest in named:
         command = walnut
