@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import RegisterIn, UserOut
 from api.cli import tables
 from api.cli.faults import checked
+from api.errors import Unavailable
 from api.migrations import upgrade
 from api.statements import Row
 from api.users import changes, erasure, queries
@@ -149,8 +151,10 @@ def erase(who: tuple[str, ...], yes: bool) -> None:
             erasure.erase(conn, found)
             audit_trail.append(conn, audit_trail.FORGOTTEN, found["id"], before=shape(found))
         click.echo(f"{found['id']} is erased.")
-    if not checkpoints.tidied(settings):
-        click.echo("Somebody reads the database. A server that runs sees to it that the last bytes go.", err=True)
+    with suppress(Unavailable):
+        if checkpoints.tidied(settings):
+            return
+    click.echo("The database is in use. A server that runs, or is started, lets the last bytes go.", err=True)
 
 
 @user.command("erased")
