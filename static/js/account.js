@@ -14,7 +14,7 @@ let told = () => {};
 export function startAccount(changed, left) {
   told = changed;
   startProfile(readMe, enterSessions);
-  startFactor(readMe);
+  startFactor(() => Promise.all([readMe(), enterSessions()]));
   startSessions();
   startKeys();
   startData(left);

@@ -43,13 +43,14 @@ function askForPassword() {
 }
 
 function showAddress({ email, new_email, email_confirmed_at }) {
-  const again = (label, address) => h("button", { type: "button", onclick: () => sendAgain(address) }, label);
-  const words = new_email ? [h("span", {}, "To be ", h("bdi", {}, new_email), ", as soon as you open the link in the mail we sent there.")]
-    : email_confirmed_at ? [] : ["Not confirmed yet: open the link in the mail we sent there. ", again("Send the mail again", email)];
+  const again = h("button", { type: "button", onclick: () => sendAgain(email) }, "Send the mail again");
+  const words = new_email ? ["To be ", h("bdi", {}, new_email), ", once you open the link in the mail we sent there. Until then it stays as it is.", email_confirmed_at ? again : ""]
+    : email_confirmed_at ? [] : ["Not confirmed yet: open the link in the mail we sent there.", again];
   $("address-state").replaceChildren(...words);
   $("address-state").hidden = !words.length;
 }
 
+/** Whichever address is to be confirmed next: the server knows which one that is. */
 async function sendAgain(email) {
   say((await call("PUT", `${API}/auth/confirmation`, { body: { email } })).body.message, "done");
 }

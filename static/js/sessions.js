@@ -17,8 +17,8 @@ export function startSessions() {
 export async function enterSessions() {
   if (!items.length) list.replaceChildren(h("div", { class: "skeleton", "aria-hidden": "true" }));
   try {
-    const { body } = await call("GET", `${API}/auth/sessions`);
-    show(Array.isArray(body) ? body : body.items);
+    const { body } = await call("GET", `${API}/auth/sessions?limit=100`);
+    show(body.items);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     items = [];

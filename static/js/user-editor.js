@@ -34,6 +34,7 @@ export function editUser(given) {
   form.elements.active.closest(".field").hidden = !given;
   $("user-delete").hidden = !given || given.id === session.user.id;
   dialog.showModal();
+  form.elements.email.readOnly = given?.id === session.user.id;      // that takes one's password: in Account
   form.elements.username.focus();
   return new Promise((resolve) => { finish = resolve; });
 }
@@ -42,8 +43,8 @@ function fill(given) {
   user = given;
   if (!user) return;
   for (const name of FIELDS) form.elements[name].value = String(user[name]);
-  const own = user.id === session.user.id ? "This is you. To delete your account, go to Account. " : "";
-  $("user-facts").textContent = `${own}Version ${user.version}, here since ${fully(user.created_at)}.`;
+  const own = user.id === session.user.id ? "This is you: your address and password are changed at Account. " : "";
+  $("user-facts").textContent = `${own}Version ${user.version}, joined ${fully(user.created_at)}.`;
 }
 
 const value = (name) => (name === "active" ? form.elements.active.value === "true" : form.elements[name].value.trim());

@@ -137,7 +137,7 @@ function meta(user) {
     user.email_confirmed_at ? null : h("span", { class: "badge" }, "Address not confirmed"),
     user.totp_enabled_at ? h("span", { class: "badge", "data-kind": "good" }, "Second factor") : null,
     user.id === session.user.id ? h("span", { class: "badge" }, "You") : null,
-    h("time", { datetime: user.created_at, title: fully(user.created_at) }, `here since ${fromNow(user.created_at)}`),
+    h("time", { datetime: user.created_at, title: fully(user.created_at) }, `joined ${fromNow(user.created_at)}`),
   ];
 }
 
