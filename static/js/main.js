@@ -66,9 +66,9 @@ function left(why) {
   clearPanel();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("task-list").replaceChildren();
-  $("filters").reset();
+  for (const form of document.forms) form.reset();
   $("notices").replaceChildren();
-  for (const who of ["who-name", "who-role", "tasks-count"]) $(who).textContent = "";
+  for (const text of ["who-name", "who-role", "tasks-count", "editor-facts", "confirm-text"]) $(text).textContent = "";
   show("welcome");
   showWelcome(why);
 }

@@ -15,6 +15,7 @@ let all = null;               // the promise of the first hundred
 export function forgetPeople() {
   for (const known of [names, seen, asked]) known.clear();
   all = null;
+  for (const option of document.querySelectorAll("option[data-person]")) option.remove();
 }
 
 /** Remember accounts that were read anyway. */
