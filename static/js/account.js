@@ -5,7 +5,7 @@ import { session } from "./session.js";
 import { enterKeys, leaveKeys, startKeys } from "./api-keys.js";
 import { leaveData, startData } from "./own-data.js";
 import { enterProfile, leaveProfile, startProfile } from "./profile.js";
-import { enterFactor, leaveFactor, startFactor } from "./second-factor.js";
+import { askForFactor, enterFactor, leaveFactor, startFactor } from "./second-factor.js";
 import { enterSessions, leaveSessions, startSessions } from "./sessions.js";
 
 let told = () => {};
@@ -21,13 +21,14 @@ export function startAccount(changed, left) {
   $("reload-account").addEventListener("click", () => showAccount());
 }
 
-/** Show everything as it is now. */
-export async function showAccount() {
+/** Show everything as it is now; what is asked for by name comes first. */
+export async function showAccount({ id } = {}) {
   $("account-state").textContent = "Loading";
   const done = [enterSessions(), enterKeys(), readMe()];
   try {
     await Promise.all(done);
     $("account-state").textContent = "";
+    if (id === "second-factor") askForFactor();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     $("account-state").textContent = problem.message;

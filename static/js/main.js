@@ -89,8 +89,7 @@ function show(name) {
 /** Where the server wants a second factor before anything else, lead there. */
 function leadToSecondFactor({ detail: problem }) {
   if (problem.code !== "second_factor_needed" || !session.user || part === "account") return;
-  say(problem.message, "error");
-  location.hash = "#/account";
+  location.hash = "#/account/second-factor";
 }
 
 async function start() {

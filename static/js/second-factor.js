@@ -3,7 +3,7 @@ import { $, h } from "./dom.js";
 import { API, call } from "./api.js";
 import { session } from "./session.js";
 import { copyButton, download } from "./clipboard.js";
-import { clearProblem, onSubmit } from "./forms.js";
+import { clearProblem, onSubmit, tell } from "./forms.js";
 import { say } from "./notices.js";
 import { fully, inOneWord } from "./words.js";
 
@@ -30,6 +30,12 @@ export function enterFactor(user) {
     : "Off. With it, who knows your password still cannot sign in without your telephone.";
   setup.hidden = Boolean(since);
   $("totp-on").hidden = !since;
+}
+
+/** Say that nothing else goes on without one: the server lets an admin do no more. */
+export function askForFactor() {
+  if (!session.user.totp_enabled_at) tell(setup, "On this server an admin needs a second factor: set it up first.", "info");
+  $("totp-title").focus();
 }
 
 /** No secret stays. */

@@ -64,7 +64,7 @@ function refused(form, problem) {
   if (problem.code === "second_factor_required") {
     askForCode(form, true);
     tell(form, "The password is right. Now your second factor:", "info");
-  } else if (problem.code === "email_not_confirmed") offerMail(form, problem);
+  } else if (problem.code === "email_not_confirmed") offerMail(form);
   else if (problem.status === 401 && !problem.errors.length) {
     showAtField(form, "password", problem.message);
     form.elements.password.select();
@@ -96,10 +96,10 @@ function letters(form, yes) {
 
 // ---- the address that has to be confirmed first
 
-function offerMail(form, problem) {
+function offerMail(form) {
   const again = h("button", { type: "button", onclick: () => sendAgain(form) }, "Send the mail again");
-  tell(form, problem.message);
-  form.querySelector(".message").append(h("span", { class: "row" }, again));
+  tell(form, "This address is not confirmed yet: open the link in the mail that we sent there, then sign in.");
+  form.querySelector(".message").append(again);
 }
 
 async function sendAgain(form) {

@@ -200,7 +200,7 @@ def test_an_address_that_is_not_confirmed_is_said_and_can_be_asked_for(page: Pag
     page.route("**/auth/login", lambda route: route.fulfill(status=403, json=problem))
     sign_in(page, server.url, email := new_user(api))
     form = page.get_by_role("form", name="Sign in")
-    expect(form.get_by_role("alert")).to_contain_text("Confirm your address first.")
+    expect(form.get_by_role("alert")).to_contain_text("This address is not confirmed yet")
     with page.expect_request("**/auth/confirmation") as asked:
         form.get_by_role("button", name="Send the mail again").click()
     assert asked.value.method == "PUT"
