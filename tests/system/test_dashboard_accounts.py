@@ -285,6 +285,16 @@ def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: 
     expect(factor.get_by_role("status").first).to_contain_text("Off.")
 
 
+def test_an_admin_is_led_to_the_second_factor_that_the_server_wants(page: Page, server: Walnut) -> None:
+    """Whatever is refused for want of one leads to where it is set up, which says why."""
+    problem = {"title": "Forbidden", "status": 403, "code": "second_factor_needed", "detail": "..."}
+    page.route("**/api/v1/tasks?*", lambda route: route.fulfill(status=403, json=problem))
+    sign_in(page, server.url)
+    expect(page.get_by_role("form", name="Set up a second factor")).to_contain_text("an admin needs a second factor")
+    expect(page.get_by_role("heading", name="Second factor")).to_be_focused()
+    expect(page).to_have_title("Account \u00b7 Walnut")
+
+
 def test_profile_and_password(page: Page, server: Walnut, api: Api) -> None:
     """A name is changed, a new address takes the password and its link, a new password ends the other sessions."""
     email = new_user(api)
