@@ -32,7 +32,7 @@ export async function call(method, path, options = {}) {
   if (!options.anonymous && !session.access && session.exists && !(await renew(null))) throw nobody();
   const used = session.access;
   let answer = await send(method, path, options);
-  if (answer.status === 401 && !options.anonymous && isEnded(answer) && turn === session.turn && await renew(used)) answer = await send(method, path, options);
+  if (answer.status === 401 && !options.anonymous && turn === session.turn && await renew(used)) answer = await send(method, path, options);
   if (!options.anonymous && turn !== session.turn) throw nobody();      // an answer for who has left
   if (answer.ok) return answer;
   const problem = new Problem(answer);
@@ -41,9 +41,6 @@ export async function call(method, path, options = {}) {
 }
 
 const nobody = () => new Problem({ status: 401, body: null, failure: "Nobody is signed in any more.", header: () => null });
-
-/** Whether a 401 is about the session. One that names a field, a password that was asked for again, is not. */
-const isEnded = (answer) => !answer.body?.errors?.length;
 
 let renewing = null;
 

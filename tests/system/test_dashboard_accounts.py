@@ -149,6 +149,25 @@ def test_tabs_come_and_go_together(page: Page, server: Walnut, api: Api) -> None
     expect(page.locator("#read-only")).to_be_visible()
 
 
+def test_a_page_does_not_go_on_as_somebody_else(page: Page, server: Walnut, api: Api) -> None:
+    """Also where no tab could tell: the cookie has become another person's, and so the page begins anew as theirs."""
+    sign_in(page, server.url)
+    expect(page.locator("#who-name")).to_have_text("ada")
+    email = new_user(api)
+    page.evaluate(
+        """async body => {
+            const headers = { 'Content-Type': 'application/json' };
+            await fetch('/api/v1/auth/login', { method: 'POST', headers, body });
+        }""",
+        json.dumps({"email": email, "password": PASSWORD, "cookie": True}),
+    )
+    refuse_once(page, "**/api/v1/tasks?*")
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.locator("#who-name")).to_have_text(email.split("@")[0])
+    expect(page.locator("#read-only")).to_be_visible()
+    assert "ada" not in page.locator("#panel").inner_text()
+
+
 def test_several_refused_requests_share_one_refresh(page: Page, server: Walnut) -> None:
     """A 401 leads to one refresh and the same requests again."""
     sign_in(page, server.url)
