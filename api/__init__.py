@@ -4,10 +4,13 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import answers, audit_trail, cli, db, failpoints, observe, secret_box, settings, store
+from api.api_keys.routes import api_keys
 from api.assets import asset
 from api.audit.routes import audit
 from api.auth import passwords
 from api.auth.routes import auth
+from api.credentials import requests
+from api.credentials.routes import credentials
 from api.events import hub
 from api.events.routes import events
 from api.jobs import bell, kinds, mail, maintenance
@@ -15,6 +18,7 @@ from api.jobs import vendors as vendor_calls
 from api.jobs.routes import jobs
 from api.ops import scrape
 from api.ops.routes import ops
+from api.second_factor.routes import second_factor
 from api.settings import Settings
 from api.tasks.routes import tasks
 from api.users.routes import users
@@ -46,8 +50,8 @@ def create_app(configuration: Settings | None = None) -> Flask:
         part.init_app(app, given)
     for part in (bell, hub, mail):
         part.init_app(app, given)
-    kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver)
-    resource.mount(app, auth, users, tasks, jobs, vendors, audit, events, ops)
+    kinds.register(vendor_calls.call, maintenance.maintain, mail.deliver, requests.answer)
+    resource.mount(app, auth, credentials, api_keys, second_factor, users, tasks, jobs, vendors, audit, events, ops)
     resource.mount_at_root(app, ops)
     for page in (pages, swagger, scrape, problems):
         page.init_app(app)

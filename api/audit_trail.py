@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 from flask import Flask, current_app
-from sqlalchemy import Connection, bindparam, func, insert, null, select, update
+from sqlalchemy import Connection, bindparam, func, insert, literal, null, or_, select, update
 
 from api import db
 from api.settings import Settings
@@ -24,9 +24,12 @@ GENESIS = bytes(32)  # the hash before the first entry
 UNSIGNED = b""
 UNKNOWN_END = (
     "The end is not signed with this server's key: it was forged, or JWT_SECRET is another one than before. If you "
-    "changed it, and the hash is the one you noted, run `walnut audit seal`."
+    "changed it, put the former one into JWT_SECRET_FORMER and restart; if that is lost, and the hash is the one you "
+    "noted, run `walnut audit seal`."
 )
 FORGOTTEN = "user.erased"  # the deed after which a person's parts are blank, in its own entry from the start
+# Whose affair a change is, by the kind of its subject: the subject's own, or that of whoever did it. Others: nobody's.
+OF_SUBJECT, OF_ACTOR = ("user",), ("session", "api_key")
 HASHED = ("seq", "at", "action", "actor_id", "subject_id", "request_id", "address_digest", "change_digest")
 
 HEAD = Statement(select(audit_head))
@@ -41,31 +44,36 @@ BLANK_ADDRESSES = Statement(
     .where(audit_entries.c.actor_id == bindparam("person"), audit_entries.c.address_salt.is_not(None))
     .values(address=null(), address_salt=null())
 )
-BLANK_CHANGES = Statement(
-    update(audit_entries)
-    .where(
-        audit_entries.c.subject_id == bindparam("person"),
-        func.substr(audit_entries.c.action, 1, 5) == "user.",
-        audit_entries.c.change_salt.is_not(None),
+KIND = func.substr(audit_entries.c.action, 1, func.instr(audit_entries.c.action, ".") - 1)
+BLANK_CHANGES = [
+    Statement(
+        update(audit_entries)
+        .where(
+            person == bindparam("person"),
+            audit_entries.c.change_salt.is_not(None),
+            or_(*(literal(kind) == KIND for kind in kinds)),
+        )
+        .values(change=null(), change_salt=null())
     )
-    .values(change=null(), change_salt=null())
-)
+    for person, kinds in ((audit_entries.c.subject_id, OF_SUBJECT), (audit_entries.c.actor_id, OF_ACTOR))
+]
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Keep the key that signs the end of the trail."""
-    app.extensions["audit_key"] = key_of(settings)
+    """Keep the keys of the end of the trail."""
+    app.extensions["audit_keys"] = keys_of(settings)
 
 
-def key_of(settings: Settings) -> bytes:
-    """Return the key that signs the end of the trail, derived so that it is not the one that signs tokens."""
-    return hmac.digest(settings.jwt_secret.encode(), b"walnut: end of the audit trail", "sha256")
+def keys_of(settings: Settings) -> list[bytes]:
+    """Return the keys of the end of the trail, derived so that they are not those of tokens. The first one signs."""
+    label = b"walnut: end of the audit trail"
+    return [hmac.digest(secret.encode(), label, "sha256") for secret in settings.jwt_secrets]
 
 
 def begin(conn: Connection, settings: Settings) -> None:
     """Sign the end of the empty trail, when it is made: later an empty one is one that was emptied."""
     empty = {"seq": 0, "at": 0, "hash": GENESIS}
-    signature = _signature(empty, key_of(settings))
+    signature = _signature(empty, keys_of(settings)[0])
     ADVANCE.run(conn, new_seq=0, new_at=0, new_hash=GENESIS, new_sign=signature)
 
 
@@ -105,12 +113,20 @@ def append(
 
 
 def forget(conn: Connection, person: str) -> None:
-    """Blank what the trail says of a person: the addresses they came from, and what changed about their account.
+    """Blank what the trail says of a person: where they came from, and what changed about account, sessions and keys.
 
     For who erases an account, in the transaction whose entry is FORGOTTEN: `verify` looks for that.
     """
-    BLANK_ADDRESSES.run(conn, person=person)
-    BLANK_CHANGES.run(conn, person=person)
+    for statement in (*BLANK_CHANGES, BLANK_ADDRESSES):
+        statement.run(conn, person=person)
+
+
+def whose(entry: Row) -> str | None:
+    """Return whose affair the change of an entry is: it may be blank once that person was erased. None: nobody's."""
+    kind = entry["action"].partition(".")[0]
+    if kind in OF_SUBJECT:
+        return str(entry["subject_id"])
+    return entry["actor_id"] if kind in OF_ACTOR else None
 
 
 def seal(conn: Connection) -> None:
@@ -136,8 +152,9 @@ def digest(salt: bytes, text: str | None) -> bytes:
 
 
 def is_genuine(head: Row) -> bool:
-    """Tell whether this is the end that was written by who has the key."""
-    return hmac.compare_digest(_signature(head, current_app.extensions["audit_key"]), head["signature"])
+    """Tell whether this is the end that was written by who has the key, or had the one before it."""
+    keys: list[bytes] = current_app.extensions["audit_keys"]
+    return any(hmac.compare_digest(_signature(head, key), head["signature"]) for key in keys)
 
 
 def _blankable(name: str, text: str | None, salt: bytes, *, blank: bool) -> dict[str, Any]:
@@ -147,7 +164,7 @@ def _blankable(name: str, text: str | None, salt: bytes, *, blank: bool) -> dict
 
 def _advance(conn: Connection, entry: Row, *, trusted: bool) -> None:
     """Move the end. One that was tampered with stays unsigned: the next write must not vouch for it."""
-    signature = _signature(entry, current_app.extensions["audit_key"]) if trusted else UNSIGNED
+    signature = _signature(entry, current_app.extensions["audit_keys"][0]) if trusted else UNSIGNED
     ADVANCE.run(conn, new_seq=entry["seq"], new_at=entry["at"], new_hash=entry["hash"], new_sign=signature)
 
 

@@ -49,6 +49,12 @@ class Unauthenticated(Refusal):
         self.scheme = scheme
 
 
+class SecondFactorRequired(Unauthenticated):
+    """The password is right, and is not enough: this account has a second factor."""
+
+    code = "second_factor_required"
+
+
 class KeyReused(Refusal):
     """The Idempotency-Key of another request."""
 
@@ -59,6 +65,18 @@ class Forbidden(Refusal):
     """Somebody is signed in, and may not do this."""
 
     code = "forbidden"
+
+
+class SecondFactorNeeded(Forbidden):
+    """Somebody is signed in who may do this once his account has a second factor."""
+
+    code = "second_factor_needed"
+
+
+class EmailNotConfirmed(Forbidden):
+    """The password is right, and nobody has shown yet that the address is his."""
+
+    code = "email_not_confirmed"
 
 
 class NotFound(Refusal):

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from api import db, sqlite
 from api.auth import links, tokens
-from api.db import Database
+from api.db import Database, Reading
 from api.errors import Unavailable
 from api.group_commit import Change
 from api.jobs import outbox, queue, webhooks
@@ -33,7 +33,7 @@ def keep_swept(settings: Settings, stop: threading.Event) -> None:
         while not stop.wait(EVERY_SECONDS):
             if lease.held():
                 _sweep(database, sweeps(settings), stop)
-                _sweep_outbox(settings)
+                _sweep_outbox(settings, database)
     finally:
         lease.close()
         database.close()
@@ -63,10 +63,14 @@ def _sweep(database: Database, expired: dict[str, Sweep], stop: threading.Event)
     log.debug("sweep", extra=removed)
 
 
-def _sweep_outbox(settings: Settings) -> None:
+def _sweep_outbox(settings: Settings, database: Database) -> None:
+    def there(job_ids: list[str]) -> set[str]:
+        with Reading(database, snapshot=False) as conn:
+            return queue.there(conn, job_ids)
+
     try:
-        removed = outbox.sweep(settings.instance_path)
-    except OSError as error:
+        removed = outbox.sweep(settings.instance_path, there)
+    except (OSError, Unavailable, DBAPIError, sqlite.driver.Error) as error:
         log.warning("sweep failed", extra={"reason": str(error)})
     else:
         log.debug("sweep", extra={"mails": removed})

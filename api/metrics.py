@@ -57,7 +57,11 @@ CACHE_ANSWERS = _with(
 CACHE_HITS = CACHE_ANSWERS.labels("hit")
 LIMITER_VERDICTS = _with(
     _counter("walnut_limiter_verdicts_total", "Requests that were counted, by limit and verdict.", "limit", "verdict"),
-    *[(limit, verdict) for limit in ("default", "auth", "jobs", "sign-in") for verdict in ("allowed", "refused")],
+    *[
+        (limit, verdict)
+        for limit in ("default", "auth", "jobs", "sign-in", "second-factor")
+        for verdict in ("allowed", "refused")
+    ],
 )
 IDEMPOTENCY = _with(
     _counter("walnut_idempotency_total", "Writes with an Idempotency-Key by what became of them.", "result"),
@@ -89,7 +93,7 @@ COMMIT_FAILURES = _counter("walnut_database_commit_failures_total", "Transaction
 # ---- jobs
 JOB_OUTCOMES = _with(
     _counter("walnut_job_outcomes_total", "Attempts at jobs that have ended, by kind and outcome.", "kind", "outcome"),
-    *[(kind, outcome) for kind in ("vendor", "mail", "maintenance")
+    *[(kind, outcome) for kind in ("vendor", "mail", "maintenance", "account_mail")
       for outcome in ("done", "failed", "again", "awaiting", "givenback", "late")],
 )  # fmt: skip
 

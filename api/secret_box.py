@@ -1,4 +1,4 @@
-"""Secrets that must be read again, as those shared with vendors: encrypted at rest, under a key outside the database.
+"""Secrets that must be read again (vendors', second factors'): encrypted at rest, under a key outside the database.
 
 Whoever gets hold of the database, a backup of it or its disk cannot read them. Fernet (AES-128-CBC and HMAC-SHA256,
 https://github.com/fernet/spec) refuses what was changed; MultiFernet knows several keys, so that one can be replaced.
@@ -41,12 +41,13 @@ def secret_box() -> "SecretBox":
 class SecretBox:
     """Seals texts and opens them again. The newest ENCRYPTION_KEY seals, every known key opens.
 
-    Without ENCRYPTION_KEY a key derived from JWT_SECRET does both. It goes on to open when ENCRYPTION_KEY is set, so
-    that one can move over; and so does a former JWT_SECRET among the keys of ENCRYPTION_KEY, so that one can mend.
+    Without ENCRYPTION_KEY a key derived from JWT_SECRET does both, and one from JWT_SECRET_FORMER opens. They go on to
+    open when ENCRYPTION_KEY is set, so that one can move over; and so does a former JWT_SECRET among its keys, so that
+    one can mend.
     """
 
     def __init__(self, settings: Settings) -> None:
-        given, derived = settings.encryption_key, [settings.jwt_secret, *settings.encryption_key]
+        given, derived = settings.encryption_key, [*settings.jwt_secrets, *settings.encryption_key]
         seals_or_opens = [_fernet(key, FROM_ENCRYPTION_KEY) for key in given]
         self._keys = MultiFernet(seals_or_opens + [_fernet(key, FROM_JWT_SECRET) for key in derived])
 
@@ -78,8 +79,9 @@ def _fernet(secret: str, label: bytes) -> Fernet:
 def _unreadable() -> Unreadable:
     error = Unreadable(
         "A stored secret cannot be decrypted: neither ENCRYPTION_KEY nor JWT_SECRET is the one it was sealed with. "
-        "Append the former key or the former JWT_SECRET to ENCRYPTION_KEY (new,former), restart, and run "
-        "`walnut vendors rekey`. If it is lost, give the vendor a new secret.",
+        "Put the former JWT_SECRET into JWT_SECRET_FORMER, or append the former key to ENCRYPTION_KEY (new,former), "
+        "restart, and run `walnut secrets rekey`. If it is lost, give the vendor a new secret, or take the second "
+        "factor off (`walnut user remove-totp`).",
         retry_after=RETRY_SECONDS,
     )
     log.error(error.detail)

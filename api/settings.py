@@ -91,6 +91,11 @@ class Settings:
         return URL.create("sqlite", database=str(self.instance_path / "walnut.db"))
 
     @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The keys that are good, the one that signs first."""
+        return tuple(filter(None, (self.jwt_secret, self.jwt_secret_former)))
+
+    @property
     def local_address(self) -> str:
         """How a program on this machine reaches the server: host:port."""
         return address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)  # noqa: S104
@@ -162,6 +167,8 @@ def _completed(settings: Settings) -> Settings:
     )
     if settings.jwt_secret_former:
         jwt_secret.checked(settings.jwt_secret_former, "JWT_SECRET_FORMER:")
+    if settings.jwt_secret_former == given["jwt_secret"]:
+        raise SettingsError("JWT_SECRET_FORMER: is JWT_SECRET itself. Give JWT_SECRET a new key, or leave this out.")
     return dataclasses.replace(settings, **given)
 
 

@@ -13,6 +13,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from api import create_app, db, settings
+from api.auth import mails
 from api.cli.db import bring_up
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -88,7 +89,7 @@ def make_app(configure: Callable[..., settings.Settings], new_database: Path) ->
 
     def make(**variables: str) -> Flask:
         given = configure(**NO_LIMITS | SECRET | variables)
-        _copy(new_database, given)
+        copy_database(new_database, given)
         made.append(create_app(given))
         return made[-1]
 
@@ -101,7 +102,7 @@ def make_app(configure: Callable[..., settings.Settings], new_database: Path) ->
 def lasting_app(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterator[Flask]:
     """An app for all the tests whose requests must leave no trace. They say so with `lasting_admin`."""
     given = settings_in(tmp_path_factory.mktemp("lasting"))
-    _copy(new_database, given)
+    copy_database(new_database, given)
     app = create_app(given)
     yield app
     app.extensions["database"].close()
@@ -132,7 +133,7 @@ def settings_in(folder: Path) -> settings.Settings:
         return settings.load()
 
 
-def _copy(database: Path, given: settings.Settings) -> None:
+def copy_database(database: Path, given: settings.Settings) -> None:
     path = Path(given.database.database or "")
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(database, path)
@@ -142,6 +143,18 @@ def _copy(database: Path, given: settings.Settings) -> None:
 @pytest.fixture
 def app(make_app: Callable[..., Flask]) -> Flask:
     return make_app()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that lets time pass, in seconds, for all that is stored."""
+    passed, real = [0.0], db.now
+
+    def passes(seconds: float) -> None:
+        passed[0] += seconds
+
+    monkeypatch.setattr(db, "now", lambda: real() + int(passed[0] * 1000))
+    return passes
 
 
 TYPES = {429: "https://iana.org/assignments/http-problem-types#quota-exceeded"}
@@ -175,8 +188,11 @@ def sign_in(app: Flask, name: str) -> Caller:
 
 
 def sign_up(app: Flask, name: str, **more: str) -> Caller:
+    """Make an account and sign in, without the mail that asks to confirm the address: no test is to meet its job."""
     account = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
-    answer = Caller(app)("POST", "/auth/register", account | more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mails, "ask_to_confirm", lambda *_: None)
+        answer = Caller(app)("POST", "/auth/register", account | more)
     assert answer.status_code == 201, answer.text
     return sign_in(app, name)
 

@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import gevent
 import pytest
 from gunicorn.http.errors import InvalidChunkSize
 from marshmallow import ValidationError
@@ -62,23 +61,6 @@ def test_many_faults_do_not_make_a_large_answer(admin):
     assert found.status_code == 422
     assert len(found.json["errors"]) == inputs.MAX_FAULTS
     assert len(found.data) < 20_000
-
-
-def test_no_more_hashes_wait_than_may(monkeypatch):
-    monkeypatch.setattr(passwords, "QUEUE", 3)
-    hashing, met = passwords.Hashing(), []
-
-    def one():
-        try:
-            met.append(hashing.do(time.sleep, 0.1))
-        except errors.Unavailable as error:
-            met.append(error)
-
-    gevent.joinall([gevent.spawn(one) for _ in range(8)], timeout=5)
-    assert met.count(None) == 3
-    assert len([error for error in met if error]) == 5
-    gevent.spawn(one).join(timeout=5)
-    assert met[-1] is None
 
 
 @pytest.mark.parametrize("end", [

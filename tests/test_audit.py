@@ -1,16 +1,21 @@
 """Every change has its entry, an entry its change, and a trail that was tampered with says where."""
 
+import base64
 import json
 import re
 import time
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from marshmallow import Schema, fields
 
 from api import audit_trail, create_app, db
 from api.audit import queries, verify
 from api.audit import routes as audit_routes
+from api.auth import accounts, links
+from api.secret_box import secret_box
 from api.web import SIGNED_IN, Resource
 from api.web.contract import Contract
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
@@ -46,15 +51,48 @@ def task(admin):
     return f"/tasks/{admin('POST', '/tasks', {'title': 'before', 'tags': ['a']}).json['id']}"
 
 
+def factor(app, *, enabled=True):
+    """Let root have a second factor, with a secret that is known, and return a body with a code of it."""
+    secret, step = b"12345678901234567890", int(time.time()) // 30
+    with app.app_context():
+        sealed = secret_box().seal(base64.b32encode(secret).decode())
+    if not rows(app, "SELECT 1 FROM users WHERE username = 'root' AND totp_secret IS NOT NULL"):
+        values = (sealed, 1 if enabled else None)
+        execute(app, "UPDATE users SET totp_secret = ?, totp_enabled_at = ? WHERE username = 'root'", *values)
+    return {"code": TOTP(secret, 6, SHA1(), 30).generate(step * 30).decode()}
+
+
 # route: what does it, what is refused, and what the entry says
 def submitted(admin):
     return admin("POST", "/jobs", {"vendor_type": "sync", "vendor_payload": {"n": 1}})
+
+
+def keyed(caller):
+    return caller("POST", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]})
 
 
 def cancelled(admin):
     job_id = submitted(admin).json["request_id"]
     assert admin("POST", f"/jobs/{job_id}/cancellation").status_code == 200
     return job_id
+
+
+def link_of(app, purpose):
+    """Return the token of a link to the admin, who is signed in nowhere any more: so its use has one entry."""
+    with app.app_context(), db.writing() as conn:
+        conn.exec_driver_sql("UPDATE sessions SET ended_at = 1")
+        return links.make(conn, accounts.by_email(conn, "root@example.com"), purpose).rpartition("#")[2]
+
+
+def changed_password(current):
+    return {"current_password": current, "new_password": "another horse"}
+
+
+def somebody(app):
+    """Return somebody who is signed in, who signs up on the first call."""
+    if not hasattr(app, "eve"):
+        app.eve = sign_up(app, "eve")
+    return app.eve
 
 
 CHANGES = {
@@ -98,6 +136,60 @@ CHANGES = {
         lambda app, admin: Caller(app)("PUT", "/auth/logout"),
         "session.ended",
     ),
+    ("DELETE", "/auth/sessions/{session_id}"): (
+        lambda app, admin: admin("DELETE", f"/auth/sessions/{admin('GET', '/auth/sessions').json['items'][0]['id']}"),
+        lambda app, admin: admin("DELETE", f"/auth/sessions/{NOBODY}"),
+        "session.ended",
+    ),
+    ("POST", "/auth/totp"): (
+        lambda app, admin: admin("POST", "/auth/totp", {"password": PASSWORD}),
+        lambda app, admin: admin("POST", "/auth/totp", {"password": "wrong one"}),
+        "user.totp_started",
+    ),
+    ("PUT", "/auth/totp"): (
+        lambda app, admin: admin("PUT", "/auth/totp", factor(app, enabled=False)),
+        lambda app, admin: admin("PUT", "/auth/totp", {"code": "123456"}),
+        "user.totp_enabled",
+    ),
+    ("DELETE", "/auth/totp"): (
+        lambda app, admin: admin("DELETE", "/auth/totp", factor(app) | {"password": PASSWORD}),
+        lambda app, admin: admin("DELETE", "/auth/totp", factor(app) | {"password": "wrong one"}),
+        "user.totp_removed",
+    ),
+    ("POST", "/auth/totp/recovery-codes"): (
+        lambda app, admin: admin("POST", "/auth/totp/recovery-codes", factor(app)),
+        lambda app, admin: admin("POST", "/auth/totp/recovery-codes", {"code": "123456"}),
+        "user.recovery_codes_replaced",
+    ),
+    ("POST", "/auth/api-keys"): (
+        lambda app, admin: keyed(admin),
+        lambda app, admin: admin("POST", "/auth/api-keys", {"name": "x", "scopes": ["everything"]}),
+        "api_key.created",
+    ),
+    ("DELETE", "/auth/api-keys/{key_id}"): (
+        lambda app, admin: admin("DELETE", f"/auth/api-keys/{keyed(admin).json['id']}"),
+        lambda app, admin: admin("DELETE", f"/auth/api-keys/{NOBODY}"),
+        "api_key.removed",
+    ),
+    ("PUT", "/auth/confirmation/{token}"): (
+        lambda app, admin: Caller(app)("PUT", f"/auth/confirmation/{link_of(app, links.CONFIRMATION)}"),
+        lambda app, admin: Caller(app)("PUT", f"/auth/confirmation/{link_of(app, links.RESET)}"),
+        "user.email_confirmed",
+    ),
+    ("PUT", "/auth/reset-password/{token}"): (
+        lambda app, admin: Caller(app)(
+            "PUT", f"/auth/reset-password/{link_of(app, links.RESET)}", {"password": "another horse"}
+        ),
+        lambda app, admin: Caller(app)(
+            "PUT", f"/auth/reset-password/{link_of(app, links.RESET)}", {"password": "root1234"}
+        ),
+        "user.password_reset",
+    ),
+    ("PUT", "/auth/change-password"): (
+        lambda app, admin: admin("PUT", "/auth/change-password", changed_password(PASSWORD)),
+        lambda app, admin: admin("PUT", "/auth/change-password", changed_password("wrong one")),
+        "user.password_changed",
+    ),
     ("POST", "/tasks"): (
         lambda app, admin: admin("POST", "/tasks", {"title": "x"}),
         lambda app, admin: admin("POST", "/tasks", {"title": "x", "assignee_id": NOBODY}),
@@ -117,6 +209,31 @@ CHANGES = {
         lambda app, admin: admin("DELETE", task(admin)),
         lambda app, admin: admin("DELETE", task(admin), If_Match='"9"'),
         "task.removed",
+    ),
+    ("POST", "/users"): (
+        lambda app, admin: admin("POST", "/users", {"username": "eve", "email": "eve@example.com"}),
+        lambda app, admin: admin("POST", "/users", {"username": "eve", "email": "root@example.com"}),
+        "user.created",
+    ),
+    ("PATCH", "/users/me"): (
+        lambda app, admin: admin("PATCH", "/users/me", {"username": "rooted"}),
+        lambda app, admin: admin("PATCH", "/users/me", {"email": "e@example.com", "current_password": "wrong one"}),
+        "user.changed",
+    ),
+    ("DELETE", "/users/me"): (
+        lambda app, admin: somebody(app)("DELETE", "/users/me", {"password": PASSWORD}),
+        lambda app, admin: admin("DELETE", "/users/me", {"password": PASSWORD}),
+        "user.erased",
+    ),
+    ("PATCH", "/users/{user_id}"): (
+        lambda app, admin: admin("PATCH", f"/users/{somebody(app).id}", {"role": "admin"}),
+        lambda app, admin: admin("PATCH", f"/users/{admin.id}", {"role": "user"}),
+        "user.changed",
+    ),
+    ("DELETE", "/users/{user_id}"): (
+        lambda app, admin: admin("DELETE", f"/users/{somebody(app).id}"),
+        lambda app, admin: admin("DELETE", f"/users/{admin.id}"),
+        "user.erased",
     ),
     ("POST", "/vendors"): (
         lambda app, admin: admin("POST", "/vendors", ACME),
@@ -165,7 +282,7 @@ def test_a_change_has_exactly_one_entry_and_a_refusal_none(app, admin, route):
     assert rows(app, "SELECT count(*) FROM audit_entries WHERE request_id = ?", refused.headers["X-Request-ID"]) == [
         (0,)
     ]
-    assert made[0]["address"] == "127.0.0.1"
+    assert made[0]["address"] == (None if route == ("DELETE", "/users/me") else "127.0.0.1")  # who is gone was nowhere
     assert made[0]["actor_id"]
     assert abs(made[0]["at"] - time.time() * 1000) < 5000
 
@@ -183,12 +300,25 @@ def test_an_audit_write_that_fails_takes_the_change_with_it(app, admin, route):
     elif "{job_id}" in route[1]:
         job_id = cancelled(admin) if route[1].endswith("retry") else submitted(admin).json["request_id"]
         change = lambda: admin("POST", route[1].format(job_id=job_id))  # noqa: E731
+    elif "{key_id}" in route[1]:
+        key_id = keyed(admin).json["id"]
+        change = lambda: admin("DELETE", f"/auth/api-keys/{key_id}")  # noqa: E731
+    elif "{token}" in route[1]:
+        token = link_of(app, links.RESET if "reset" in route[1] else links.CONFIRMATION)
+        body = {"password": "another horse"} if "reset" in route[1] else None
+        change = lambda: Caller(app)("PUT", route[1].format(token=token), body)  # noqa: E731
     else:
+        if "totp" in route[1] and route != ("POST", "/auth/totp"):
+            factor(app, enabled=route[0] != "PUT")
+        if route[1] in ("/users/me", "/users/{user_id}"):
+            somebody(app)
         change = lambda: CHANGES[route][0](app, admin)  # noqa: E731
     tables = (
-        *("users", "vendors", "jobs", "job_history", "job_counts"),
+        *("users", "recovery_codes", "vendors", "jobs", "job_history", "job_counts"),
+        "one_time_tokens",
         "sessions",
         "refresh_tokens",
+        "api_keys",
         "tasks",
         "task_tags",
         "audit_entries",
@@ -694,7 +824,9 @@ def run_in():
 
     from api.cli import walnut  # noqa: PLC0415
 
-    return lambda app: lambda *words: CliRunner().invoke(walnut, words, obj=ScriptInfo(create_app=lambda: app))
+    return lambda app: (
+        lambda *words, **more: CliRunner().invoke(walnut, words, obj=ScriptInfo(create_app=lambda: app), **more)
+    )
 
 
 def test_the_command_says_that_all_is_well_or_names_the_entry(long, run_in):
@@ -718,8 +850,8 @@ def test_the_command_says_that_all_is_well_or_names_the_entry(long, run_in):
 
 
 def test_an_account_that_is_made_at_the_terminal_has_an_entry(app, run_in):
-    words = ("user", "create", "bob", "bob@example.com", "--password", PASSWORD)
-    assert run_in(app)(*words).exit_code == 0
+    words = ("user", "create", "bob", "bob@example.com", "--password-stdin")
+    assert run_in(app)(*words, input=f"{PASSWORD}\n").exit_code == 0
     (entry,) = entries(app)
     assert (entry["action"], entry["actor_id"], entry["address"]) == ("user.created", None, None)
     assert change_of(entry)[1]["username"] == "bob"

@@ -31,7 +31,10 @@ def run(configure):
         app.extensions["database"].close()
 
 
-def create_user(run, *more, name="bob", asked=None):
+FROM_STDIN = "--password-stdin"
+
+
+def create_user(run, *more, name="bob", asked=f"{PASSWORD}\n"):
     return run("user", "create", name, f"{name}@example.com", *more, asked=asked)
 
 
@@ -75,7 +78,7 @@ def test_a_setting_that_makes_no_sense_is_one_line(run, monkeypatch):
 
 def test_all_that_is_made_is_its_owners_alone(run, tmp_path):
     run("db", "upgrade")
-    create_user(run, "--password", PASSWORD)
+    create_user(run, FROM_STDIN)
     for path in (tmp_path / "instance").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
@@ -94,7 +97,7 @@ def test_an_admin_is_made_who_can_sign_in(run):
 
 def test_an_account_is_a_users_unless_asked_otherwise(run):
     run("db", "upgrade")
-    assert "with the role user" in create_user(run, "--password", PASSWORD).output
+    assert "with the role user" in create_user(run, FROM_STDIN).output
 
 
 def test_passwords_that_differ_are_asked_for_again(run):
@@ -104,8 +107,8 @@ def test_passwords_that_differ_are_asked_for_again(run):
 
 def test_an_account_that_is_there_already_is_one_line(run):
     run("db", "upgrade")
-    create_user(run, "--password", PASSWORD)
-    again = create_user(run, "--password", PASSWORD)
+    create_user(run, FROM_STDIN)
+    again = create_user(run, FROM_STDIN)
     assert again.exit_code == 1
     assert again.output == "Error: There is an account with this username and this email already.\n"
 
@@ -120,7 +123,7 @@ def test_an_account_that_is_there_already_is_one_line(run):
 )
 def test_an_account_obeys_the_same_rules_as_over_http(run, name, email, password, fault):
     run("db", "upgrade")
-    found = run("user", "create", name, email, "--password", password)
+    found = run("user", "create", name, email, FROM_STDIN, asked=f"{password}\n")
     assert found.exit_code == 1
     assert found.output.startswith(f"Error: {fault}: ")
     assert found.output.count("\n") == 1
@@ -128,22 +131,22 @@ def test_an_account_obeys_the_same_rules_as_over_http(run, name, email, password
 
 def test_a_role_that_there_is_not_is_refused(run):
     run("db", "upgrade")
-    assert create_user(run, "--role", "emperor", "--password", PASSWORD).exit_code == 2
+    assert create_user(run, "--role", "emperor", FROM_STDIN).exit_code == 2
 
 
 def test_an_account_needs_a_database(run):
-    found = create_user(run, "--password", PASSWORD)
+    found = create_user(run, FROM_STDIN)
     assert found.exit_code == 1
     assert "There is no database" in found.output
     assert "Traceback" not in found.output
 
 
-def shell(folder, *words):
+def shell(folder, *words, asked=None):
     environment = {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "APP_ENV": "testing", "INSTANCE_PATH": str(folder),
     }  # fmt: skip
     command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, cwd=folder, env=environment, input=asked, capture_output=True, text=True, timeout=30)
 
 
 def test_the_same_commands_are_there_under_flask(tmp_path):
@@ -152,7 +155,7 @@ def test_the_same_commands_are_there_under_flask(tmp_path):
     made = shell(tmp_path, *flask, "db", "upgrade")
     assert made.returncode == 0, made.stderr
     assert "went from nothing" in made.stdout
-    found = shell(tmp_path, *flask, "user", "create", "bob", "bob@example.com", "--password", PASSWORD)
+    found = shell(tmp_path, *flask, "user", "create", "bob", "bob@example.com", FROM_STDIN, asked=f"{PASSWORD}\n")
     assert found.returncode == 0, found.stderr
 
 

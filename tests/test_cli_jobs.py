@@ -116,7 +116,7 @@ def test_a_list_of_a_million_jobs_walks_one_index(app, monkeypatch):
 def test_a_kind_that_there_is_not_is_named(run):
     found = run("jobs", "list", "--kind", "cake")
     assert found.exit_code == 2
-    assert "There is no kind cake: there are mail, maintenance, vendor." in found.output
+    assert "There is no kind cake: there are account_mail, mail, maintenance, vendor." in found.output
 
 
 def test_one_job_shows_all_there_is_and_what_happened(run, add):

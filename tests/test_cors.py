@@ -110,7 +110,7 @@ def test_without_origins_nothing_is_said_of_them(lasting_app, lasting_admin):
 
 def test_options_that_is_no_preflight_is_answered_by_the_route(shared):
     answer = shared.test_client().options("/api/v1/users/me", headers={"Origin": APP})
-    assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH"
     assert "Access-Control-Allow-Methods" not in answer.headers
 
 

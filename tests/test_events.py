@@ -15,6 +15,7 @@ from api.events.queries import Position
 from api.events.schemas import Event as EventOnTheWire
 from api.jobs import bell, outcomes, queue
 from api.jobs.kinds import Again, Awaiting, Done, Event, Failed, GivenBack
+from api.web import guard
 from tests.conftest import assert_problem, ended, execute, rows, sign_up, start_python
 
 WITHIN = 5.0  # seconds: for what takes some hundredths
@@ -210,9 +211,10 @@ def test_what_was_missed_is_his_own_as_well(app, admin, user, listen):
 
 
 def test_a_role_hears_what_it_may():
-    assert Ear("a", tasks=False, all_jobs=False).hears(None, is_task=True) is False
-    assert Ear("a", tasks=True, all_jobs=False).hears(None, is_task=False) is False
-    assert Ear("a", tasks=False, all_jobs=True).hears("b", is_task=False) is True
+    assert Ear("a", tasks=False, own_jobs=True, all_jobs=False).hears(None, is_task=True) is False
+    assert Ear("a", tasks=True, own_jobs=True, all_jobs=False).hears(None, is_task=False) is False
+    assert Ear("a", tasks=False, own_jobs=False, all_jobs=True).hears("b", is_task=False) is True
+    assert Ear("a", tasks=True, own_jobs=False, all_jobs=False).hears("a", is_task=False) is False
 
 
 def test_nobody_listens_without_signing_in(anyone):
@@ -244,7 +246,9 @@ def test_a_look_for_somebody_else_hands_him_nothing_either(app, admin, listen):
     assert alice("POST", "/auth/logout").status_code == 204
     task = add(admin)
     again = listen(admin, Last_Event_ID=before)
-    assert [one._waiting for one in app.extensions["events"]._listeners if one.role == "user"] == [0]
+    assert [one._waiting for one in app.extensions["events"]._listeners if one.rights == guard.PERMISSIONS["user"]] == [
+        0
+    ]
     assert told(again.hear()) == [("task.created", task)]
     assert ears.ended() == []
 
@@ -463,7 +467,7 @@ def test_when_the_process_ends_all_streams_do(app, admin):
 
 
 def listener():
-    return Listener(Ear("a", True, True), "s", "user", time.time() + 60)
+    return Listener(Ear("a", True, True, True), "s", frozenset({"x"}), time.time() + 60)
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch):
@@ -528,7 +532,7 @@ def test_to_ask_for_commits_has_no_deadline(app, admin, monkeypatch, caplog):
         return asked[0]
 
     monkeypatch.setattr(queries, "data_version", version)
-    monkeypatch.setattr(hubs, "roles_of", lambda *_: {"s": "user"})
+    monkeypatch.setattr(hubs, "rights_of", lambda *_, **__: {"s": frozenset({"x"})})
     monkeypatch.setattr(gevent, "sleep", lambda _: None)
     reader = app.extensions["database"].reader()
     reader.watch.until = 0.0
@@ -572,11 +576,12 @@ def test_many_are_told_a_few_at_a_time(app, monkeypatch):
 
 def test_who_is_good():
     one = listener()
-    assert one.is_good("user")
-    assert not one.is_good("admin")
+    assert one.is_good(one.rights)
+    assert not one.is_good(one.rights | {"more"})
+    assert not one.is_good(frozenset())
     assert not one.is_good(None)
     one.expires_at = time.time()
-    assert not one.is_good("user")
+    assert not one.is_good(one.rights)
 
 
 def test_who_waits_for_more_just_ends():
@@ -589,7 +594,7 @@ def test_who_waits_for_more_just_ends():
 
 
 def test_those_who_hear_the_same_share_the_bytes():
-    everybody = [Listener(Ear(name, True, False), "s", "user", time.time() + 60) for name in "abc"]
+    everybody = [Listener(Ear(name, True, True, False), "s", frozenset(), time.time() + 60) for name in "abc"]
     events = [queries.Event(Position(1, 0), None, True, b"task"), queries.Event(Position(1, 1), "a", False, b"job")]
     hubs._hand_out(events, everybody)
     assert [list(one._pieces) for one in everybody] == [[b"taskjob"], [b"task"], [b"task"]]
@@ -609,8 +614,8 @@ def test_the_query_goes_along_the_keys(app):
 def test_a_session_lives_or_not_for_many_at_once(app, admin, user):
     with app.app_context(), db.reading() as conn:
         sessions = [row[0] for row in conn.exec_driver_sql("SELECT id FROM sessions")]
-        found = hubs.roles_of(conn, [*sessions, "nobody's"])
-    assert sorted(found.values()) == ["admin", "user"]
+        found = hubs.rights_of(conn, [*sessions, "nobody's"], strict=False)
+    assert set(found.values()) == {guard.PERMISSIONS["admin"], guard.PERMISSIONS["user"]}
     assert set(found) == set(sessions)
 
 

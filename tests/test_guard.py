@@ -32,7 +32,7 @@ def refused(app, token, challenge=INVALID, scheme="Bearer"):
 
 
 def signed(claims, key, algorithm="HS256", **headers):
-    return jwt.encode(claims, key, algorithm=algorithm, headers=headers or None)
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": access_tokens._key(key).name} | headers)
 
 
 def without_signature(claims, algorithm):
@@ -130,7 +130,7 @@ def test_a_remembered_token_is_nothing_under_another_key(make_app):
     app = make_app()
     admin = sign_up(app, "root", role="admin")
     assert admin("GET", "/users/me").status_code == 200
-    app.config["JWT_SECRET_KEY"] = "another key that is long enough to be one"
+    app.extensions["token_keys"] = (access_tokens._key("another key that is long enough to be one"),)
     assert admin("GET", "/users/me").status_code == 401
 
 
@@ -169,7 +169,8 @@ def test_every_claim_is_required(app, claims, secret, claim):
     ],
 )
 def test_every_claim_must_be_right(app, claims, secret, claim, value):
-    token = jwt.api_jws.encode(json.dumps(claims | {claim: value}).encode(), secret, "HS256")
+    header = {"kid": access_tokens._key(secret).name}
+    token = jwt.api_jws.encode(json.dumps(claims | {claim: value}).encode(), secret, "HS256", header, sort_headers=True)
     refused(app, token)
 
 
@@ -235,6 +236,39 @@ def test_a_user_may_read_and_an_admin_may_everything():
     assert not guard.PERMISSIONS["user"] & {"tasks:write", "users:manage"}
     assert guard.PERMISSIONS["admin"] == set().union(*guard.PERMISSIONS.values())
     assert guard.PUBLIC not in guard.PERMISSIONS["admin"]
+
+
+def person(role="admin", scopes=None, totp_enabled_at=None):
+    return {"role": role, "scopes": scopes, "totp_enabled_at": totp_enabled_at}
+
+
+def test_rights_are_those_of_the_role_and_of_the_key_and_of_who_is_fit():
+    """The smallest of all three."""
+    admins, users, own = guard.PERMISSIONS["admin"], guard.PERMISSIONS["user"], guard.OWN
+    rights = {
+        "nobody": guard.rights(person("emperor"), strict=False),
+        "user": guard.rights(person("user"), strict=True),
+        "admin": guard.rights(person(), strict=False),
+        "unfit": guard.rights(person(), strict=True),
+        "fit": guard.rights(person(totp_enabled_at=1), strict=True),
+        "key": guard.rights(person("user", ["tasks:read", "tasks:write"]), strict=False),
+        "key of nobody": guard.rights(person("emperor", ["tasks:read"]), strict=False),
+        "key for nothing": guard.rights(person("admin", []), strict=False),
+        "key for all": guard.rights(person("admin", list(admins)), strict=False),
+        "key of the unfit": guard.rights(person("admin", ["tasks:read"]), strict=True),
+    }
+    assert rights == {
+        "nobody": set(),
+        "user": users,
+        "admin": admins,
+        "unfit": own,
+        "fit": admins,
+        "key": {guard.SIGNED_IN, "tasks:read"},
+        "key of nobody": set(),
+        "key for nothing": {guard.SIGNED_IN},
+        "key for all": admins - {guard.IN_PERSON},
+        "key of the unfit": {guard.SIGNED_IN},
+    }
 
 
 def test_every_route_but_the_public_ones_wants_a_token(app, anyone):

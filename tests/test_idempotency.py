@@ -22,8 +22,11 @@ OWN = {
 }
 # What creates without a key: why.
 KEYLESS = {
+    "/auth/api-keys": "the answer has a key, which is kept nowhere in clear; one too many is revoked",
     "/auth/register": "nobody is signed in, so a key would have no scope; the address that is taken says the same",
     "/vendors": "the answer has a secret, which is kept nowhere in clear; the name that is taken says the same",
+    "/auth/totp": "the answer has a secret; to begin again replaces it",
+    "/auth/totp/recovery-codes": "the answer has secrets; to make them anew replaces them",
 }
 
 
@@ -158,7 +161,9 @@ def test_a_refusal_that_follows_from_the_data_is_not_kept(app, admin):
         assert_problem(refused, 422, "invalid", "/assignee_id")
         assert not replayed(refused)
     assert count(app, "idempotency_keys") == 0
-    execute(app, "INSERT INTO users SELECT ?, 'new', 'new', 'new', 'new', '', 'user', 1, 0, 0, 1", NOBODY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "new_id", lambda: NOBODY)
+        Caller(app)("POST", "/auth/register", {"username": "n", "email": "n@example.com", "password": "correct horse"})
     assert keyed(admin, "k1", body).status_code == 201
 
 

@@ -7,7 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from api import create_app, metrics, scoreboard, sqlite, store
-from api.auth import passwords
+from api.auth import hashing, passwords
 from api.errors import Unavailable
 from tests.conftest import PROJECT, Caller, assert_problem, ended, start_python
 
@@ -194,7 +194,8 @@ def test_the_queue_for_hashing_is_seen(app, monkeypatch):
     seen = []
     with app.app_context():
         passwords._in_thread(lambda: seen.append(metrics.HASHING_QUEUE._value.get()))
-        monkeypatch.setattr(passwords, "QUEUE", 0)
+        monkeypatch.setattr(hashing, "EACH", 0)
+        monkeypatch.setattr(app.extensions["hashing"]._line, "_free", 0)
         before = value(app, "walnut_password_hashing_refused_total")
         with pytest.raises(Unavailable):
             passwords._in_thread(print)

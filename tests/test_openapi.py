@@ -12,11 +12,15 @@ from marshmallow import fields
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, NewApiKeyOut
 from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
-from api.auth.schemas import LoginIn, RefreshIn, RegisterIn, TokensOut, UserOut
+from api.auth.schemas import LoginIn, OwnSessionOut, RefreshIn, RegisterIn, TokensOut, UserOut
+from api.credentials.schemas import AddressIn, ChangeIn, MessageOut, NewPasswordIn
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
+from api.second_factor.schemas import RecoveryCodesOut, TotpCodeIn, TotpIn, TotpOut, TotpRemovalIn
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
+from api.users.schemas import ExportOut, Farewell, OwnChange, UserChange, UserIn
 from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
@@ -25,12 +29,20 @@ from api.web.versions import VERSIONS
 from tests.conftest import assert_problem
 
 ANSWERS = (
-    *(TaskOut, UserOut, TokensOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
+    *(TaskOut, UserOut, TokensOut, OwnSessionOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
+    MessageOut,
     *(AcceptedOut, SummaryOut, JobOut, WebhookOut, VendorOut, VendorSecretOut, VendorStateOut),
+    *(TotpOut, RecoveryCodesOut),
+    *(ApiKeyOut, NewApiKeyOut),
+    ExportOut,
 )
 BODIES = (
     *(TaskIn, TaskChange, RegisterIn, LoginIn, RefreshIn),
+    *(AddressIn, NewPasswordIn, ChangeIn),
     *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
+    *(TotpIn, TotpCodeIn, TotpRemovalIn),
+    ApiKeyIn,
+    *(UserIn, UserChange, OwnChange, Farewell),
 )
 
 
@@ -88,7 +100,8 @@ def test_operation_ids_are_unique_and_every_operation_has_a_room(spec):
     ids = [one["operationId"] for one in operations]
     assert len(set(ids)) == len(ids)
     assert {tag for one in operations for tag in one["tags"]} == {
-        *("auth", "users", "tasks", "jobs", "vendors", "audit", "events", "ops")
+        *("auth", "credentials", "api_keys", "second_factor", "users"),
+        *("tasks", "jobs", "vendors", "audit", "events", "ops"),
     }
 
 
@@ -151,6 +164,7 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
     path = f"/tasks/{task.json['id']}"
     account = {"username": "eve", "email": "eve@example.com", "password": "correct horse"}
     acme = {"name": "acme", "url": "http://127.0.0.1:9/", "mode": "async"}
+    change = {"current_password": "correct horse", "new_password": "another horse"}
     asked = [
         (admin, "POST", "/tasks", "/tasks", {"title": "x"}, 201),
         (admin, "GET", path, "/tasks/{task_id}", None, 200),
@@ -170,6 +184,13 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
         (anyone, "POST", "/auth/login", "/auth/login", {"email": "eve@example.com", "password": "wrong"}, 401),
         (anyone, "POST", "/auth/refresh", "/auth/refresh", {"refresh_token": user.refresh_token}, 200),
         (anyone, "POST", "/auth/refresh", "/auth/refresh", {"refresh_token": "x"}, 401),
+        (anyone, "PUT", "/auth/forgot-password", "/auth/forgot-password", {"email": "x@example.com"}, 202),
+        (anyone, "PUT", "/auth/forgot-password", "/auth/forgot-password", {"email": "x"}, 422),
+        (anyone, "PUT", "/auth/confirmation", "/auth/confirmation", {"email": "x@example.com"}, 202),
+        (anyone, "PUT", "/auth/confirmation/x", "/auth/confirmation/{token}", None, 404),
+        (anyone, "PUT", "/auth/reset-password/x", "/auth/reset-password/{token}", {"password": "secret123"}, 404),
+        (user, "PUT", "/auth/change-password", "/auth/change-password", change | {"current_password": "no"}, 403),
+        (user, "PUT", "/auth/change-password", "/auth/change-password", change, 204),
         (anyone, "GET", "/health", "/health", None, 200),
         (anyone, "GET", "/health/db", "/health/db", None, 200),
         (anyone, "GET", "/health/redis", "/health/redis", None, 200),
@@ -193,6 +214,10 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
         (admin, "DELETE", "/vendors/acme", "/vendors/{name}", None, 404),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 204),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 404),
+        (user, "POST", "/auth/api-keys", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]}, 201),
+        (user, "POST", "/auth/api-keys", "/auth/api-keys", {"name": "x", "scopes": ["tasks:write"]}, 422),
+        (user, "GET", "/auth/api-keys", "/auth/api-keys", None, 200),
+        (user, "DELETE", f"/auth/api-keys/{ID}", "/auth/api-keys/{key_id}", None, 404),
         (user, "POST", "/auth/logout", "/auth/logout", None, 204),
     ]
     for caller, method, path, template, body, status in asked:

@@ -92,7 +92,7 @@ def test_make_lists_its_targets():
 
 
 def test_every_command_it_names_exists():
-    named = re.findall(r"\bwalnut ((?:[a-z]+ ?)+)(.*)", CODE)
+    named = re.findall(r"\bwalnut ((?:[a-z][a-z-]* ?)+)(.*)", CODE)
     assert len(named) > 3
     for words, rest in named:
         command = walnut
@@ -124,17 +124,21 @@ def test_every_file_of_the_map_is_there():
 
 def test_the_tour_with_curl_works(app):
     """Each curl of the README, in its order, with the token and the id of the answers before."""
-    (tour,) = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl -X POST" in block]
+    blocks = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl -X POST" in block]
+    tour = "\n".join(blocks)
     lines = [line for line in tour.replace("\\\n", " ").splitlines() if line.startswith("curl ")]
     assert len(lines) >= 5
-    caller, ids, requests = Caller(app), ["none"], ["none"]
+    caller, ids, requests, keys = Caller(app), ["none"], ["none"], ["none"]
     for line in lines:
         words = shlex.split(line, comments=True)
         url = next(word for word in words if word.startswith("http"))
         method = words[words.index("-X") + 1] if "-X" in words else "GET"
         body = words[words.index("-d") + 1] if "-d" in words else None
         headers = dict(word.split(": ", 1) for flag, word in itertools.pairwise(words) if flag == "-H")
-        headers = {name: value.replace("$TOKEN", caller.token or "") for name, value in headers.items()}
+        headers = {
+            name: value.replace("$TOKEN", caller.token or "").replace("$KEY", keys[-1])
+            for name, value in headers.items()
+        }
         path = url.partition("/api/v1")[2].replace("REQUEST_ID", requests[-1]).replace("ID", ids[-1])
         answer = caller.client.open(f"/api/v1{path}", method=method, data=body, headers=headers)
         assert answer.status_code in (200, 201, 202, 204), f"{line}\n{answer.text}"
@@ -144,6 +148,7 @@ def test_the_tour_with_curl_works(app):
             caller.token = answer.json.get("access_token", caller.token)
             ids.append(answer.json.get("id", ids[-1]))
             requests.append(answer.json.get("request_id", requests[-1]))
+            keys.append(answer.json.get("key", keys[-1]))
 
 
 def test_every_route_it_lists_exists(lasting_app):

@@ -84,7 +84,7 @@ def test_without_the_key_the_message_says_what_to_do_and_the_log_too(caplog):
     sealed = box(FIRST).seal(SECRET)
     with pytest.raises(Unreadable) as caught:
         box(SECOND).open(sealed)
-    for word in ("ENCRYPTION_KEY", "JWT_SECRET", "walnut vendors rekey", "restart"):
+    for word in ("ENCRYPTION_KEY", "JWT_SECRET", "walnut secrets rekey", "walnut user remove-totp", "restart"):
         assert word in caught.value.detail
     assert isinstance(caught.value, Unavailable)
     assert caught.value.retry_after == 60

@@ -537,7 +537,9 @@ def test_all_secrets_move_to_a_new_key_or_none(app, run, acme):
     assert found.output.startswith("Error: A stored secret cannot be decrypted")
     assert rows(app, stored) == spoiled
     execute(app, "UPDATE vendors SET secrets = ? WHERE name = 'sync'", before[-1][0])
-    assert run("rekey").output == "The secrets of 3 vendors are encrypted under the newest key now.\n"
+    assert run("rekey").output == (
+        "The secrets of 3 vendors and 0 second factors are encrypted under the newest key now.\n"
+    )
     app.extensions["secret_box"] = SecretBox(dataclasses.replace(chosen, jwt_secret="another " * 8))
     assert good(app, "acme") == secret
     assert all(good(app, name) for name in ("sync", "async"))

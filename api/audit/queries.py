@@ -39,7 +39,7 @@ def page(conn: Connection, *, limit: int, cursor: str = "", subject: str = "", *
         filters |= {"kind": f"{kind}."} if kind else {}
     rows = _list(frozenset(filters)).all(conn, **filters, before=int(cursor or LAST), limit=limit + 1)
     return {
-        "items": [_entry(row) for row in rows[:limit]],
+        "items": [entry(row) for row in rows[:limit]],
         "next_cursor": str(rows[limit - 1]["seq"]) if len(rows) > limit else None,
     }
 
@@ -56,6 +56,7 @@ def _list(filters: frozenset[str]) -> Statement:
     return Statement(found.order_by(entries.seq.desc()).limit(bindparam("limit")))
 
 
-def _entry(row: Row) -> Row:
+def entry(row: Row) -> Row:
+    """Return a row as the wire sees it."""
     change = orjson.loads(row["change"]) if row["change"] else {"before": None, "after": None}
     return row | change | {"subject_kind": row["action"].partition(".")[0], "hash": row["hash"].hex()}

@@ -126,7 +126,7 @@ class Walk:
         if self._noted and self._noted.seq == seq and self._noted.hash != row["hash"]:
             raise Tampered(seq, "It is not the entry that was noted.")
         _check_part(conn, row, "address", row["actor_id"])
-        _check_part(conn, row, "change", row["subject_id"] if row["action"].startswith("user.") else None)
+        _check_part(conn, row, "change", audit_trail.whose(row))
 
     def _check_end(self, conn: Connection) -> None:
         """Hold the last entry against the end that was signed."""

@@ -21,12 +21,18 @@ HOUR = 3600_000  # milliseconds
 LIFETIME = {CONFIRMATION: 72 * HOUR, RESET: HOUR, INVITATION: 72 * HOUR}
 PAGES = {CONFIRMATION: "confirm-email.html", RESET: "reset-password.html", INVITATION: "reset-password.html"}
 BATCH = 500
+NO_LONGER = "This link is not good any more: it was used, or it is too old. Ask for a new one."
 
 KEEP = Statement(insert(one_time_tokens))
 TAKE = Statement(
     delete(one_time_tokens)
     .where(one_time_tokens.c.hash == bindparam("token_hash"), one_time_tokens.c.expires_at > bindparam("now"))
     .returning(one_time_tokens)
+)
+LOOK = Statement(
+    select(one_time_tokens).where(
+        one_time_tokens.c.hash == bindparam("token_hash"), one_time_tokens.c.expires_at > bindparam("now")
+    )
 )
 FORGET = Statement(
     delete(one_time_tokens).where(
@@ -58,12 +64,14 @@ def make(conn: Connection, user: Row, purpose: str, email: str | None = None) ->
     return f"{public_url()}/static/{PAGES[purpose]}#{token}"
 
 
+def look(conn: Connection, token: str, *purposes: str) -> Row:
+    """Return the row of a token: user_id, purpose, email. Raises NotFound if it is none, used, or expired."""
+    return _good(LOOK.first(conn, token_hash=_hash(token), now=db.now()), purposes)
+
+
 def take(conn: Connection, token: str, *purposes: str) -> Row:
-    """Use a token up and return its row: user_id, purpose, email. Raises NotFound if it is none, used, or expired."""
-    found = TAKE.first(conn, token_hash=_hash(token), now=db.now())
-    if found is None or found["purpose"] not in purposes:
-        raise NotFound("This link is not good any more: it was used, or it is too old. Ask for a new one.")
-    return found
+    """Use a token up and return its row. As `look`."""
+    return _good(TAKE.first(conn, token_hash=_hash(token), now=db.now()), purposes)
 
 
 def forget(conn: Connection, user_id: str, *purposes: str) -> None:
@@ -86,6 +94,12 @@ def public_url() -> str:
     """Return how people reach this server."""
     settings: Settings = current_app.extensions["settings"]
     return settings.public_url.rstrip("/") or f"http://{settings.local_address}"
+
+
+def _good(found: Row | None, purposes: tuple[str, ...]) -> Row:
+    if found is None or found["purpose"] not in purposes:
+        raise NotFound(NO_LONGER)
+    return found
 
 
 def _hash(token: str) -> str:

@@ -3,28 +3,29 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf
 
-from api.auth.names import visible
-from api.auth.passwords import not_too_long, not_too_short
-from api.web import ROLES, Timestamp
+from api.auth.names import mailable, visible
+from api.auth.password_rules import RULES
+from api.auth.passwords import not_too_long
+from api.auth.totp import is_code
+from api.web import ROLES, Timestamp, YesOrNo
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
+NEW_PASSWORD = {
+    "format": "password",
+    "example": "secret123",
+    "minLength": 8,
+    "description": "At least 8 characters, at most 72 bytes in UTF-8; none of the commonest, and no name of yours.",
+}
 
 
 class RegisterIn(Schema):
     """A new account."""
 
     username = fields.String(required=True, validate=[Length(1, 64), visible], metadata={"example": "john"})
-    email = fields.Email(required=True, validate=[Length(max=254), visible], metadata={"example": "john@example.com"})
-    password = fields.String(
-        required=True,
-        validate=[not_too_short, not_too_long],
-        metadata={
-            "format": "password",
-            "example": "secret123",
-            "minLength": 8,
-            "description": "At least 8 characters, at most 72 bytes in UTF-8.",
-        },
+    email = fields.Email(
+        required=True, validate=[Length(max=254), visible, mailable], metadata={"example": "john@example.com"}
     )
+    password = fields.String(required=True, validate=RULES, metadata=NEW_PASSWORD)
     role = fields.String(
         load_default="user",
         validate=OneOf(ROLES),
@@ -42,12 +43,37 @@ class LoginIn(Schema):
     password = fields.String(
         required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
     )
+    cookie = YesOrNo(
+        load_default=False,
+        metadata={
+            "description": "For browsers: give the refresh token in the cookie `walnut_refresh` (HttpOnly, Secure, "
+            "SameSite=Strict), which only `POST …/auth/refresh` gets."
+        },
+    )
+    code = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[Length(1, 64), is_code],
+        metadata={
+            "description": "Of an account with a second factor: the six digits of its app, or a recovery code.",
+            "example": None,
+        },
+    )
 
 
 class RefreshIn(Schema):
-    """The refresh token, unless it is sent as Bearer."""
+    """The refresh token, unless it is sent as Bearer, or in the cookie."""
 
     refresh_token = fields.String(validate=Length(1, 200), metadata={"example": "3fJp0G…"})
+
+
+class SessionQuery(Schema):
+    """In which order."""
+
+    sort = fields.String(
+        load_default="-last_seen_at",
+        validate=OneOf([f"{sign}{name}" for name in ("last_seen_at", "created_at") for sign in ("", "-")]),
+    )
 
 
 class LogoutQuery(Schema):
@@ -56,8 +82,22 @@ class LogoutQuery(Schema):
     all = fields.Boolean(load_default=False, metadata={"description": "End every session of yours, not only this one."})
 
 
+class OwnSessionOut(Schema):
+    """A session, as its owner sees it: where is he signed in?"""
+
+    id = fields.String(metadata={"format": "uuid", "example": EXAMPLE_ID})
+    device = fields.String(
+        allow_none=True, metadata={"description": "What it says of itself: its `User-Agent`.", "example": "curl/8.5.0"}
+    )
+    address = fields.String(allow_none=True, metadata={"example": "192.0.2.7"})
+    created_at = Timestamp()
+    last_seen_at = Timestamp(metadata={"description": "When it last refreshed its tokens, or signed in."})
+    expires_at = Timestamp(metadata={"description": "Unless it is used before: each refresh begins anew."})
+    current = fields.Boolean(metadata={"description": "Whether this request belongs to it."})
+
+
 class SessionOut(Schema):
-    """A session, without anything that opens a door."""
+    """A session as the audit trail has it: nothing that opens a door, nor where its owner is."""
 
     id = fields.String(metadata={"format": "uuid"})
     user_id = fields.String(metadata={"format": "uuid"})
@@ -72,7 +112,9 @@ class TokensOut(Schema):
     access_token = fields.String(metadata={"description": "Send it as `Authorization: Bearer …`."})
     token_type = fields.String(metadata={"enum": ["Bearer"]})
     expires_in = fields.Integer(metadata={"description": "Seconds the access token is good for.", "example": 900})
-    refresh_token = fields.String(metadata={"description": "Good once, for the next pair."})
+    refresh_token = fields.String(
+        allow_none=True, metadata={"description": "Good once, for the next pair. null: it came in a cookie."}
+    )
 
 
 class UserOut(Schema):

@@ -8,20 +8,14 @@ from api.cli.db import database
 from api.cli.faults import Commands
 from api.cli.jobs import jobs
 from api.cli.mail import mail
+from api.cli.secrets import secrets
 from api.cli.serve import serve, worker
 from api.cli.user import user
 from api.cli.vendors import vendors
 from api.version import __version__
 
-COMMANDS = (
-    database,
-    kept_answers,
-    user,
-    vendors,
-    jobs,
-    mail,
-    audit,
-)  # what `flask --app wsgi` offers too; it has its own way to serve
+# What `flask --app wsgi` offers too; it has its own way to serve.
+COMMANDS = (database, kept_answers, user, vendors, secrets, jobs, mail, audit)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

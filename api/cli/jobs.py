@@ -39,7 +39,7 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--status", type=click.Choice(outcomes.STATUSES), help="Only those that are like this.")
 @click.option("--vendor", help="Only those of a vendor.")
-@click.option("--kind", help="Only those of a kind: vendor, mail, maintenance.")
+@click.option("--kind", help="Only those of a kind: vendor, mail, account_mail, maintenance.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at the most.")
 @tables.FOR_MACHINES
 @with_appcontext

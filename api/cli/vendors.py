@@ -10,6 +10,7 @@ from flask.cli import with_appcontext
 from api import audit_trail, db
 from api.cli import tables
 from api.cli.faults import checked
+from api.cli.secrets import rekey
 from api.migrations import upgrade
 from api.secret_box import secret_box
 from api.statements import Row
@@ -113,14 +114,7 @@ def rotate(name: str, secret: str | None) -> None:
     click.echo(f"{name} has a new secret; the one before is good for 24 hours more. {ONCE}\n{key}")
 
 
-@vendors.command("rekey")
-@with_appcontext
-def rekey() -> None:
-    """Encrypt the stored secrets of all vendors anew, under the first key of ENCRYPTION_KEY. All of them or none."""
-    upgrade.check(current_app.extensions["settings"])
-    with db.writing() as conn:
-        count = queries.rekey(conn, secret_box())
-    click.echo(f"The secrets of {count} vendors are encrypted under the newest key now.")
+vendors.add_command(rekey)  # under its former name
 
 
 def _activate(name: str, *, active: bool) -> None:

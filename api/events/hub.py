@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 from flask import Flask, current_app
 from gevent.lock import BoundedSemaphore
+from sqlalchemy import Connection
 
 from api import db, metrics, sqlite
 from api.errors import TooManyRequests, Unavailable
@@ -19,7 +20,7 @@ from api.events import queries
 from api.events.listeners import HEARTBEAT_SECONDS, Ear, Listener
 from api.events.queries import Event, Position
 from api.settings import Settings
-from api.web import roles_of
+from api.web import rights_of
 
 LOOK_SECONDS = 0.05
 PART = 500  # of each log, read at once: a millisecond or two, in which nobody else is served
@@ -31,9 +32,10 @@ LAST_WORDS_SECONDS = 0.5  # for who is being sent something when the server ends
 log = logging.getLogger(__name__)
 
 
-def init_app(app: Flask, _settings: Settings) -> None:
+def init_app(app: Flask, settings: Settings) -> None:
     """Give the app its hub."""
-    app.extensions["events"] = Hub(app.extensions["database"], lambda: bool(app.extensions.get("draining", bool)()))
+    draining = lambda: bool(app.extensions.get("draining", bool)())  # noqa: E731
+    app.extensions["events"] = Hub(app.extensions["database"], draining, strict=settings.require_admin_totp)
 
 
 def hub() -> "Hub":
@@ -43,12 +45,13 @@ def hub() -> "Hub":
 
 
 class Hub:
-    """All who listen to this process. `position` is what has been handed out."""
+    """All who listen to this process. `position` is what has been handed out. `strict`: as guard.rights has it."""
 
-    def __init__(self, database: db.Database, draining: Callable[[], bool]) -> None:
+    def __init__(self, database: db.Database, draining: Callable[[], bool], *, strict: bool) -> None:
         self.position = Position(0, 0)
         self._database = database
         self._draining = draining
+        self._strict = strict
         self._listeners: set[Listener] = set()
         self._looking = BoundedSemaphore()
         self._running: Any = None
@@ -123,10 +126,13 @@ class Hub:
 
     def _dismiss_who_may_not(self) -> None:
         with db.Reading(self._database, snapshot=False) as conn:
-            roles = roles_of(conn, {listener.session_id for listener in self._listeners})
+            rights = self._rights(conn)
         for listener in self._listeners:
-            if not listener.is_good(roles.get(listener.session_id)):
+            if not listener.is_good(rights.get(listener.session_id)):
                 listener.dismiss()
+
+    def _rights(self, conn: Connection) -> dict[str, frozenset[str]]:
+        return rights_of(conn, {listener.session_id for listener in self._listeners}, strict=self._strict)
 
     def _look(self) -> None:
         """Hand out all that has been committed, part by part, each to those who may hear it at this moment."""
@@ -135,8 +141,8 @@ class Hub:
                 there = queries.last(conn)
                 until = Position(*map(max, there, self.position))  # the end of a log may have been removed
                 events, reached = queries.between(conn, self.position, until, PART)
-                roles = roles_of(conn, {one.session_id for one in self._listeners}) if events else {}
-            _hand_out(events, [one for one in self._listeners if one.is_good(roles.get(one.session_id))])
+                rights = self._rights(conn) if events else {}
+            _hand_out(events, [one for one in self._listeners if one.is_good(rights.get(one.session_id))])
             self.position = reached
             if reached == until:
                 return

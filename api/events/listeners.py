@@ -13,24 +13,28 @@ HEARTBEAT_SECONDS = 15.0  # a sign of life this often: routers forget a silent c
 
 
 class Ear(NamedTuple):
-    """What somebody may hear of: all tasks, or none; all jobs, or his own."""
+    """What somebody may hear of: all tasks, or none; all jobs, his own, or none."""
 
     user_id: str
     tasks: bool
+    own_jobs: bool
     all_jobs: bool
 
     def hears(self, owner: str | None, is_task: bool) -> bool:
         """Tell whether he may hear of a task, or of a job of this owner."""
-        return self.tasks if is_task else self.all_jobs or owner == self.user_id
+        return self.tasks if is_task else self.all_jobs or (self.own_jobs and owner == self.user_id)
 
 
 class Listener:
-    """One connection that listens. `expires_at`, of the token it came with, is in seconds since 1970."""
+    """One connection that listens. `expires_at`, of the token it came with, is in seconds since 1970.
 
-    __slots__ = ("_bell", "_greenlet", "_over", "_pieces", "_waiting", "ear", "expires_at", "role", "session_id")
+    `session_id` is that of the API key if it came with one.
+    """
 
-    def __init__(self, ear: Ear, session_id: str, role: str, expires_at: float) -> None:
-        self.ear, self.session_id, self.role, self.expires_at = ear, session_id, role, expires_at
+    __slots__ = ("_bell", "_greenlet", "_over", "_pieces", "_waiting", "ear", "expires_at", "rights", "session_id")
+
+    def __init__(self, ear: Ear, session_id: str, rights: frozenset[str], expires_at: float) -> None:
+        self.ear, self.session_id, self.rights, self.expires_at = ear, session_id, rights, expires_at
         self._pieces: deque[bytes] = deque()
         self._waiting = 0  # bytes in `_pieces`
         self._bell = Bell()
@@ -68,9 +72,9 @@ class Listener:
         self._forget()
         self._bell.set()
 
-    def is_good(self, role: str | None) -> bool:
-        """Tell whether he may go on listening, if this is his role now; None: his session has ended."""
-        return role == self.role and time.time() < self.expires_at
+    def is_good(self, rights: frozenset[str] | None) -> bool:
+        """Tell whether he may go on listening, if these are his rights now; None: his session has ended."""
+        return rights == self.rights and time.time() < self.expires_at
 
     def leave(self) -> None:
         """Let whoever answered him do something else."""

@@ -33,8 +33,13 @@ def listen(query: dict[str, Any]) -> Any:
 def listener_of_caller() -> Listener:
     """Return who is about to listen, with what he may hear of."""
     person = caller()
-    ear = Ear(person["id"], may(person, "tasks:read"), may(person, "jobs:manage"))
-    return Listener(ear, person["session_id"], person["role"], presented().expires_at)
+    ear = Ear(
+        person["id"],
+        tasks=may(person, "tasks:read"),
+        own_jobs=may(person, "jobs:submit"),
+        all_jobs=may(person, "jobs:manage"),
+    )
+    return Listener(ear, person["session_id"], person["rights"], presented().expires_at)
 
 
 def last_heard(query: dict[str, Any]) -> Position | None:

@@ -5,9 +5,11 @@ back with an outcome of an earlier one changes nothing. What has ended stays end
 first; those that change something need the one of `db.writing`. docs/decisions/0016-jobs.md says why it is like this.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, literal_column, select, update
+import orjson
+from sqlalchemy import Connection, Text, bindparam, cast, delete, func, insert, literal_column, select, update
 
 from api import db
 from api.errors import Conflict
@@ -16,7 +18,7 @@ from api.jobs.bell import bells
 from api.jobs.kinds import KINDS, VENDOR, Event, lane_of
 from api.jobs.outcomes import CANCELLED, FAILED, PENDING, PROCESSING, move, tell, tell_all
 from api.statements import Row, Statement, expired
-from api.tables import jobs
+from api.tables import job_counts, jobs
 from api.vendors import queries as vendors
 
 IS_PENDING = jobs.c.status == literal_column("'pending'")  # as the partial indices say it
@@ -33,6 +35,18 @@ SAME = Statement(
         jobs.c.status.in_([literal_column("'pending'"), literal_column("'processing'")]),
     )
 )
+TAKE = Statement(
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"), cast(jobs.c.payload, Text) != literal_column("'null'"))
+    .values(payload=bindparam("nothing", type_=jobs.c.payload.type))
+)
+OF_OWNER = Statement(
+    select(jobs.c.id).where(jobs.c.owner_id == bindparam("owner"), jobs.c.kind == bindparam("its_kind"))
+)
+REMOVE_OF_OWNER = Statement(delete(jobs).where(jobs.c.owner_id == bindparam("owner")))
+UNCOUNT_OWNER = Statement(delete(job_counts).where(job_counts.c.owner_id == bindparam("owner")))
+GIVEN = func.json_each(bindparam("ids")).table_valued("value")
+THERE = Statement(select(jobs.c.id).select_from(GIVEN.join(jobs, jobs.c.id == GIVEN.c.value)))
 SWEEP = expired(jobs.c.seq, jobs.c.finished_at)
 CLAIM = Statement(
     update(jobs)
@@ -137,6 +151,14 @@ def retry(conn: Connection, job: Row, now: int) -> Row:
     return _found(conn, job)
 
 
+def take(conn: Connection, job_id: str) -> bool:
+    """Forget what a job was to do, in the transaction that does it, so that it is done once however often it is tried.
+
+    False: it was done before, by a worker that was not there any more to say so.
+    """
+    return bool(TAKE.run(conn, job_id=job_id, nothing=None))
+
+
 def replaced_by(conn: Connection, job: Row) -> Row | None:
     """Return the job that was submitted under the same key after this one ended, while it has not ended itself."""
     return SAME.first(conn, key=job["dedup_key"]) if job["dedup_key"] else None
@@ -146,6 +168,21 @@ def attempts(conn: Connection, kind: str, lane: str) -> int:
     """Return how many attempts a job gets."""
     vendor = vendors.by_name(conn, lane)
     return int(vendor["attempts"]) if vendor else KINDS[kind].attempts
+
+
+def remove_of(conn: Connection, owner_id: str, kind: str) -> list[str]:
+    """Remove all jobs of a person, whatever they are and however far, with their histories and counts: as if there had
+    been none. Return the ids of those of a kind. Who is at one of them finds nothing to record its outcome in.
+    """
+    found = [row["id"] for row in OF_OWNER.all(conn, owner=owner_id, its_kind=kind)]
+    REMOVE_OF_OWNER.run(conn, owner=owner_id)
+    UNCOUNT_OWNER.run(conn, owner=owner_id)
+    return found
+
+
+def there(conn: Connection, job_ids: Iterable[str]) -> set[str]:
+    """Return those of the ids that are jobs'."""
+    return {row["id"] for row in THERE.all(conn, ids=orjson.dumps(list(job_ids)).decode())}
 
 
 def _found(conn: Connection, job: Row) -> Row:

@@ -50,7 +50,9 @@ def for_audit(**said: Any) -> None:
 def record(conn: Connection, action: str, subject_id: str, **more: Any) -> None:
     """Add an entry for a change that no contract names. `before`, `after` and `actor_id` as in audit_trail.append."""
     failpoints.reach("audit.before")
-    seq = audit_trail.append(conn, action, subject_id, address=request.remote_addr, request_id=request_id(), **more)
+    if request:  # none: it is a command that does it
+        more |= {"address": request.remote_addr, "request_id": request_id()}
+    seq = audit_trail.append(conn, action, subject_id, **more)
     failpoints.reach("audit.after")
     note(audit_seq=seq)  # the log, which is kept elsewhere, bears witness that there was an entry of this number
 

@@ -33,6 +33,7 @@ class Contract:
     location: str | None = None  # says where the new thing is: below this address, by this field of the answer
     conditional: bool = False  # honours If-Match
     storable: bool = True  # False: no cache may keep the answer, not even to ask whether it is still good
+    cookie: str | None = None  # the name of a cookie that it also takes
     limit: str | None = "default"  # the name of its rate limit; None: it has none
     cache: tuple[str, ...] = ()  # the generations that a kept answer depends on; none: it is not kept
     shared: bool = False  # the answer is the same for everyone who may have it, so it is kept once for all

@@ -1,7 +1,8 @@
 """Answers repeated GETs in front of Flask: the same path and query as before, and nothing has changed since.
 
-It checks what the corridor would check: in one statement that the session lives, its user may, and the generations are
-those of the kept answer; then the limit. Whatever it is not sure of it leaves to Flask, which also says what is wrong.
+It checks what the corridor would check: in one statement that the session or the API key is good, its user may, and the
+generations are those of the kept answer; then the limit. Whatever it is not sure of it leaves to Flask, which also says
+what is wrong.
 """
 
 import time
@@ -20,7 +21,7 @@ from api.errors import Unavailable
 from api.exchange import FACTS
 from api.settings import Settings
 from api.statements import Row, Statement
-from api.web import access_tokens, cache, guard, headers, limits
+from api.web import access_tokens, api_keys, cache, guard, headers, limits
 from api.web.access_tokens import Token
 from api.web.cache import Place
 
@@ -47,6 +48,7 @@ class Edge:
         self._database: db.Database = app.extensions["database"]
         self._answers: Answers = app.extensions["answers"]
         self._limits: Counter = app.extensions["limits"]
+        self._strict: bool = app.extensions["settings"].require_admin_totp
         self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
         self._tokens: OrderedDict[str, Token] = OrderedDict()  # by the header that showed them, as the guard saw them
 
@@ -89,6 +91,9 @@ class Edge:
         headers.add_to(environ, *place.farewell)
         metrics.CACHE_HITS.inc()
         environ[FACTS] = {"route": place.route, "user_id": caller["id"], "cache": cache.HIT}
+        if token.is_key:
+            environ[FACTS]["api_key_id"] = token.session_id
+            api_keys.used(self._database, caller)
         return kept
 
     def _within_limit(self, environ: Environ, name: str | None, user_id: str) -> bool:
@@ -106,11 +111,11 @@ class Edge:
         return verdict.allowed
 
     def _caller(self, token: Token, place: Place) -> Row | None:
-        """Return who is calling, and the generations, as one statement sees them; None if the database is busy."""
+        """Return who is calling, and the generations, as one statement sees them; None if that is not certain."""
         try:
             with db.Reading(self._database, snapshot=False) as conn:
-                question = _question(place.contract.cache)
-                return question.first(conn, sid=token.session_id, sub=token.user_id, now=db.now())
+                question = _question(place.contract.cache, token.is_key)
+                return guard.known(question, conn, token, strict=self._strict)
         except (Unavailable, DBAPIError, sqlite.driver.Error):
             return None
 
@@ -122,5 +127,5 @@ def _remember(there: OrderedDict[Any, Any], key: Any, value: Any) -> None:
 
 
 @lru_cache(maxsize=64)
-def _question(names: tuple[str, ...]) -> Statement:
-    return Statement(guard.CALLER_QUERY.add_columns(*cache.numbers_of(names)))
+def _question(names: tuple[str, ...], is_key: bool) -> Statement:
+    return Statement(guard.CALLER_QUERIES[is_key].add_columns(*cache.numbers_of(names)))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from hashlib import blake2b
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from time import time
 from typing import Any, cast
 
@@ -41,6 +41,13 @@ HEADERS = {  # in the order of `described`, and as the API's document has them
 VERDICT = "walnut.verdict"  # in the WSGI environment, if the edge has counted the request already
 WITH_PORT = re.compile(r"^(?:(\d+\.\d+\.\d+\.\d+)|\[([^\]]+)\]):\d+$")  # as some gateways forward an address
 SIGN_IN = Backoff(free=5, most=60, memory=15 * 60)
+# Of a million codes three are right at any time. At one try in an hour that takes a guesser some decades.
+SECOND_FACTOR = Backoff(free=5, most=3600, memory=24 * 3600)
+TOO_MANY = {
+    "sign-in": "Too many wrong passwords or codes for this account.",
+    "second-factor": "Too many wrong codes for this account. If they were not yours, somebody knows its password: "
+    "choose another one, and you need not wait.",
+}
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -106,13 +113,20 @@ def network(text: str) -> str:
 
     What is no address counts as one, all of it together, so that nobody gains by it.
     """
-    try:
-        found = ip_address(WITH_PORT.sub(r"\1\2", text).partition("%")[0])
-    except ValueError:
+    found = ip(text)
+    if found is None:
         return "unknown"
     if found.version == 4:
         return str(found)
     return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
+
+
+def ip(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that REMOTE_ADDR names, or None if what a proxy wrote there is none."""
+    try:
+        return ip_address(WITH_PORT.sub(r"\1\2", text).partition("%")[0])
+    except ValueError:
+        return None
 
 
 def described(name: str, limit: Limit, verdict: Verdict) -> list[tuple[str, str]]:
@@ -135,25 +149,29 @@ def refusal(name: str, verdict: Verdict, what: str = "Too many requests.") -> To
     return TooManyRequests(f"{what} Try again in {wait} s.", policy=name, retry_after=wait)
 
 
-def slow_down(account: str) -> None:
-    """Count an attempt to sign in to an account, as failed until `forgive`. Raises TooManyRequests if it is too early.
+def slow_down(account: str, *, anywhere: bool = False) -> int:
+    """Count an attempt to sign in to an account, as failed until `forgive`. Return how many seconds the next waits.
 
     By account and address together: whoever guesses at an account slows himself down, and not its owner elsewhere.
+    `anywhere`: by account alone, for codes of who has shown its password. Raises TooManyRequests if it is too early.
     """
-    verdict = count(counter(), "sign-in", _attempts(account))
+    name, who = _attempts(account, anywhere)
+    verdict = count(counter(), name, who)
     if verdict and not verdict.allowed:
-        raise refusal("sign-in", verdict, "Too many wrong passwords for this account.")
+        raise refusal(name, verdict, TOO_MANY[name])
+    return _seconds(verdict.reset) if verdict else 0
 
 
-def forgive(account: str) -> None:
-    """Forget the failed attempts to sign in to an account from this address: one has succeeded."""
-    counter().forget("sign-in", _attempts(account))
+def forgive(account: str, *, anywhere: bool = False) -> None:
+    """Forget the failed attempts to sign in to an account from this address, or `anywhere`: one has succeeded."""
+    counter().forget(*_attempts(account, anywhere))
 
 
-def _attempts(account: str) -> str:
-    """Return what attempts are counted under. Nobody who reads the counts learns which accounts there are."""
+def _attempts(account: str, anywhere: bool) -> tuple[str, str]:
+    """Return what attempts are counted as and under. Nobody who reads the counts learns which accounts there are."""
     key = current_app.extensions["settings"].jwt_secret.encode()[: blake2b.MAX_KEY_SIZE]
-    return f"{blake2b(account.encode(), key=key, digest_size=16).hexdigest()}/{address()}"
+    hidden = blake2b(account.encode(), key=key, digest_size=16).hexdigest()
+    return ("second-factor", hidden) if anywhere else ("sign-in", f"{hidden}/{address()}")
 
 
 def _named(settings: Settings) -> dict[str, Limit]:
@@ -162,6 +180,7 @@ def _named(settings: Settings) -> dict[str, Limit]:
         "auth": rates.parse(settings.rate_limit_auth),
         "jobs": rates.parse(settings.rate_limit_jobs),
         "sign-in": SIGN_IN,
+        "second-factor": SECOND_FACTOR,
     }
 
 

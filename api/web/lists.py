@@ -20,6 +20,7 @@ from api.web.contract import Contract
 from api.web.cursors import Position
 
 CURSORS_SINCE = 2  # the first version whose lists have cursors
+MOVING = {"now"}  # parameters of filters that are others each time: no cursor holds to them
 
 Shape = Callable[[Any], dict[str, Any]]
 
@@ -137,7 +138,8 @@ class Listing:
 
     def _part(self, conn: Connection, sort: str, limit: int, cursor: str | None, filters: dict[str, Any]) -> Part:
         columns = self.columns(sort)
-        position = cursors.read(cursor, sort, filters, columns) if cursor else None
+        lasting = {name: value for name, value in filters.items() if name not in MOVING}
+        position = cursors.read(cursor, sort, lasting, columns) if cursor else None
         rows: list[Row] = []
         for empty, start in _halves(columns[0], position):
             statement = after(self, frozenset(filters), sort, empty, start is not None)
@@ -145,7 +147,7 @@ class Listing:
             rows += statement.all(conn, **filters, **last, limit=limit + 1 - len(rows))
             if len(rows) > limit:  # one more than asked for: so there is a part after this
                 ended = [rows[limit - 1][column.name] for column in columns]
-                return Part(rows[:limit], cursors.write(ended, sort, filters))
+                return Part(rows[:limit], cursors.write(ended, sort, lasting))
         return Part(rows, None)
 
 

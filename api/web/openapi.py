@@ -12,14 +12,15 @@ from werkzeug.routing import Rule
 from api.version import __version__
 from api.web.contract import Contract
 from api.web.fields import Timestamp, WholeNumber, YesOrNo
-from api.web.guard import PUBLIC, SIGNED_IN
+from api.web.guard import IN_PERSON, PUBLIC, SIGNED_IN
 from api.web.lists import has_cursors
 from api.web.openapi_responses import PROBLEM, responses
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 DESCRIPTION = """Accounts, roles and tasks. One request, one commit: what you are told was done, is on disk.
 
-To try it: **register**, **login**, copy the `access_token`, press **Authorize** and paste it.
+To try it: **register**, **login**, copy the `access_token`, press **Authorize** and paste it. Programs show an API key
+instead (`POST /auth/api-keys`), which may do what it was made for.
 
 Errors are `application/problem+json` (RFC 9457). Request bodies may use camelCase too. Every answer carries
 `X-Request-ID`, which is also in the server's log, and `X-Served-By`, the replica and process that made it; where
@@ -39,6 +40,8 @@ KEY = {
     "pattern": r'^([!#-+\--~][!-+\--~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$',
 }  # web/idempotency.py
 
+WHO = {SIGNED_IN: "For who is signed in.", IN_PERSON: "For who is signed in, by a session and not by an API key."}
+COOKIE = "From a login with `cookie`: HttpOnly, for pages of this server. The next one comes the same way."
 SIGNATURE = {  # https://www.standardwebhooks.com; api/vendors/keys.py
     "webhook-id": {"type": "string", "description": "The same each time a message is sent.", "example": "msg_2KWPBgLl"},
     "webhook-timestamp": {"type": "string", "description": "Seconds since 1970.", "example": "1767225600"},
@@ -98,11 +101,7 @@ def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[
     }
     if contract.allow != PUBLIC:
         operation["security"] = [{"bearer": []}]
-        operation["description"] = (
-            f"For who is {contract.allow}."
-            if contract.allow == SIGNED_IN
-            else (f"Needs the permission `{contract.allow}`.")
-        )
+        operation["description"] = WHO.get(contract.allow, f"Needs the permission `{contract.allow}`.")
     if contract.deprecated:
         operation["deprecated"] = True
     if contract.query:
@@ -132,6 +131,8 @@ def _header_parameters(contract: Contract) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}, "in": "header", "required": False}
     if contract.idempotent:
         yield text | {"name": "Idempotency-Key", "description": IDEMPOTENCY_KEY, "schema": KEY}
+    if contract.cookie:
+        yield text | {"in": "cookie", "name": contract.cookie, "description": COOKIE}
     if contract.signed:
         for name, schema in SIGNATURE.items():
             yield text | {"name": name, "required": True, "schema": schema}

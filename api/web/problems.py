@@ -15,8 +15,11 @@ from api.web.versions import asked_path
 MEDIA_TYPE = "application/problem+json"
 STATUS = {
     errors.Malformed.code: 400,
-    errors.Unauthenticated.code: 401,
-    errors.Forbidden.code: 403,
+    errors.SecondFactorRequired.code: 401,
+    errors.Unauthenticated.code: 401,  # after the other one: what Flask itself refuses with 401 is called so
+    errors.SecondFactorNeeded.code: 403,
+    errors.EmailNotConfirmed.code: 403,
+    errors.Forbidden.code: 403,  # likewise
     errors.NotFound.code: 404,
     errors.NotAcceptable.code: 406,
     errors.TimedOut.code: 408,

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import g
 
-from api import db
+from api import db, sqlite
 from api.web import guard
 from api.web.contract import Contract
 
@@ -24,9 +24,13 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     def written(**kwargs: Any) -> Any:
         if contract.prepare:
             kwargs |= contract.prepare(**kwargs)
-        with db.writing() as conn:
-            guard.check_again(conn, contract.allow)
-            return view(conn, **kwargs)
+        try:
+            with db.writing() as conn:
+                guard.check_again(conn, contract.allow)
+                return view(conn, **kwargs)
+        except sqlite.driver.IntegrityError:
+            guard.refuse_who_is_gone(contract.allow)
+            raise
 
     @wraps(view)
     def read(**kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import jwt
 import pytest
 
+from api.web import access_tokens
 from tests.system.clients import QUIET, add_task, opened, percentile, sign_in
 from tests.system.processes import HttpServer, Stack, Walnut, ask, wait_until
 
@@ -283,11 +284,18 @@ def accounts(server: Walnut, number: int) -> list[str]:
         connection.execute("BEGIN IMMEDIATE")
         for _ in range(number):
             person, session = str(uuid.uuid4()), str(uuid.uuid4())
-            user = [person, *[person[:13]] * 2, *[f"{person}@example.com"] * 2, "", "user", 1, 0, 0, 1]
-            connection.execute(f"INSERT INTO users VALUES ({', '.join('?' * len(user))})", user)
-            connection.execute("INSERT INTO sessions VALUES (?, ?, 0, ?, NULL)", (session, person, (now + 3600) * 1000))
+            connection.execute(
+                "INSERT INTO users (id, username, username_key, email, email_key, password_hash, role, active, "
+                "created_at, updated_at, version) VALUES (?, ?, ?, ?, ?, '', 'user', 1, 0, 0, 1)",
+                [person, *[person[:13]] * 2, *[f"{person}@example.com"] * 2],
+            )
+            connection.execute(
+                "INSERT INTO sessions (id, user_id, created_at, expires_at) VALUES (?, ?, 0, ?)",
+                (session, person, (now + 3600) * 1000),
+            )
             claims = {"iss": "walnut", "aud": "walnut", "sub": person, "sid": session, "jti": session, "iat": now}
-            tokens.append(jwt.encode(claims | {"exp": now + 3600, "type": "access", "fresh": False}, SECRET, "HS256"))
+            claims |= {"exp": now + 3600, "type": "access", "fresh": False}
+            tokens.append(jwt.encode(claims, SECRET, "HS256", {"kid": access_tokens._key(SECRET).name}))
         connection.execute("COMMIT")
     return tokens
 

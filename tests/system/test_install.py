@@ -84,13 +84,17 @@ def test_it_serves(server: Installed) -> None:
 
 
 def test_the_other_commands_know_the_same_database(server: Installed, walnut: Path) -> None:
-    def command(*words: str) -> str:
-        return subprocess.run(
-            [walnut, *words], cwd=server.folder, env=server.environment(), capture_output=True, text=True, check=True
-        ).stdout
+    def command(*words: str, asked: str = "") -> str:
+        done = subprocess.run(
+            [walnut, *words], cwd=server.folder, env=server.environment(), input=asked, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        return done.stdout
 
     assert "at revision" in command("db", "check")
-    assert "has an account now" in command("user", "create", "eve", "eve@example.com", "--password", "correct horse")
+    assert "has an account now" in command(
+        "user", "create", "eve", "eve@example.com", "--password-stdin", asked="correct horse\n"
+    )
     login = {"email": "eve@example.com", "password": "correct horse"}
     assert server.request("POST", "/api/v1/auth/login", login).status == 200
 

@@ -187,7 +187,7 @@ def test_the_tour_on_one_command_and_again_after_its_worker_was_killed(tmp_path:
         os.kill(worker, signal.SIGKILL)
         toured(walnut, headers)
         scraped = walnut.request("GET", "/health/metrics").body.decode()
-        assert 'walnut_jobs{status="complete"} 4.0' in scraped
+        assert 'walnut_jobs{status="complete"} 5.0' in scraped, "and the mail that asks to confirm the address"
         assert 'walnut_job_outcomes_total{kind="vendor",outcome="done"}' in scraped
         assert "walnut_worker_processes 2.0" in scraped
     assert "Traceback" not in walnut.log.read_text()

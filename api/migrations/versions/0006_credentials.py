@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from api.auth.names import folded
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -11,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     users()
+    names()
     sessions()
     tokens()
     keys()
@@ -33,6 +36,24 @@ def users() -> None:
         sa.PrimaryKeyConstraint("user_id", "hash", name="pk_recovery_codes"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_recovery_codes_user_id", ondelete="CASCADE"),
     )
+
+
+def names() -> None:
+    """Make the keys of names anew: since this version, letters that look alike are the same (api/auth/names.py).
+
+    Of two accounts that clash now, the second keeps its old key, and both can go on.
+    """
+    conn = op.get_bind()
+    for user_id, username, email in conn.execute(sa.text("SELECT id, username, email FROM users")).fetchall():
+        for column, name in (("username", username), ("email", email)):
+            if not name.isascii():
+                conn.execute(
+                    sa.text(
+                        f"UPDATE users SET {column}_key = :key WHERE id = :id"  # noqa: S608 (one of two words)
+                        f" AND NOT EXISTS (SELECT 1 FROM users WHERE {column}_key = :key)"
+                    ),
+                    {"key": folded(name), "id": user_id},
+                )
 
 
 def sessions() -> None:

@@ -1,0 +1,72 @@
+"""API keys over HTTP. By a session only: a key that could make keys would outlive its own end."""
+
+import secrets
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from api.api_keys import queries
+from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyQuery, AuditedOut, NewApiKeyOut
+from api.auth import accounts, mails
+from api.errors import Invalid, NotFound
+from api.statements import Row
+from api.web import API_KEY_PREFIX, IN_PERSON, PERMISSIONS, Resource, actor, caller, for_audit, rfc3339
+
+api_keys = Resource("api_keys", __name__)
+
+
+@api_keys.get("/auth/api-keys", query=ApiKeyQuery(), returns=ApiKeyOut(), many=True, allow=IN_PERSON)
+def index(conn: Connection, query: dict[str, Any]) -> Any:
+    """List your API keys, the newest first unless `sort` says otherwise."""
+    return queries.find(conn, caller()["id"], **query)
+
+
+@api_keys.post("/auth/api-keys", body=ApiKeyIn(), returns=NewApiKeyOut(), status=201, allow=IN_PERSON, problems=(409,),
+               audit="api_key.created", audited=AuditedOut())  # fmt: skip
+def create(conn: Connection, body: dict[str, Any]) -> Any:
+    """Make an API key, for what your role allows. The answer has it, and it is never shown again."""
+    me = caller()
+    body["scopes"] = allowed(me, body["scopes"])
+    key = API_KEY_PREFIX + secrets.token_urlsafe(32)
+    made = queries.create(conn, me["id"], key, body)
+    tell(conn, made)
+    return made | {"key": key}
+
+
+@api_keys.delete("/auth/api-keys/<uuid:key_id>", status=204, allow=IN_PERSON,
+                 audit="api_key.removed", audited=AuditedOut())  # fmt: skip
+def remove(conn: Connection, key_id: UUID) -> Any:
+    """Revoke an API key of yours, at once."""
+    removed = queries.remove(conn, caller()["id"], str(key_id))
+    if removed is None:
+        raise NotFound(f"You have no API key {key_id}.")
+    for_audit(before=removed)
+
+
+def allowed(person: Row, scopes: list[str]) -> list[str]:
+    """Return scopes in order, each once. Raises Invalid, naming those that the role of their owner does not allow."""
+    permissions = PERMISSIONS[person["role"]]
+    wrong = [(number, scope) for number, scope in enumerate(scopes) if scope not in permissions]
+    if wrong:
+        fault = f"The role {person['role']} does not allow it. Leave it out."
+        names = ", ".join(sorted({scope for _, scope in wrong}))
+        detail = f"No key of yours can be made for {names}: the role {person['role']} does not allow it."
+        raise Invalid(detail, fields=[(f"/scopes/{number}", fault) for number, _ in wrong])
+    return sorted(set(scopes))
+
+
+def tell(conn: Connection, made: Row) -> None:
+    """Write to the owner of a new key: whoever stole a session must not make himself at home in silence."""
+    owner = accounts.get(conn, actor())
+    if owner is None:
+        raise LookupError("who makes a key has an account")
+    until = f"until {rfc3339(made['expires_at'])}" if made["expires_at"] else "until it is removed"
+    mails.warn(
+        conn,
+        owner,
+        "A new API key for your account",
+        f"An API key was made for your account: “{made['name']}”, which begins with {made['hint']}. "
+        f"It may do this, {until}: {', '.join(made['scopes'])}.",
+        f"To revoke it: DELETE /api/v1/auth/api-keys/{made['id']}.",
+    )
