@@ -3,7 +3,7 @@
 import { $, allow, h } from "./dom.js";
 import { API, call } from "./api.js";
 import { ask } from "./notices.js";
-import { offerPeople, nameOf } from "./people.js";
+import { knowPeople, offerPeople, person } from "./people.js";
 import { clearProblem, onSubmit, showAtField } from "./forms.js";
 import { fromLocalInput, fromNow, quote, timeZone, toLocalInput } from "./words.js";
 
@@ -60,10 +60,17 @@ function fill(given, keep = []) {
   const shown = { title: "", description: "", status: "todo", priority: 3, tags: [], due_at: null, assignee_id: null, ...given };
   const typed = read();
   offerPeople(form.elements.assignee_id, "Nobody", shown.assignee_id ?? "");
+  if (!reason) offerMore();
   for (const name of FIELDS) form.elements[name].value = (TO_TEXT[name] ?? String)(shown[name]);
   base = read();
   for (const name of keep) form.elements[name].value = typed[name];
-  $("editor-facts").textContent = reason ?? (task ? `Version ${task.version}, changed ${fromNow(task.updated_at)}, made by ${nameOf(task.created_by)}.` : "");
+  $("editor-facts").replaceChildren(...(reason ? [reason] : task ? [`Version ${task.version}, changed ${fromNow(task.updated_at)}, made by `, person(task.created_by), "."] : []));
+}
+
+/** Offer the people who are not known yet, when they are; what is chosen stays chosen. */
+function offerMore() {
+  const { assignee_id: select } = form.elements;
+  knowPeople().then(() => offerPeople(select, "Nobody", select.value));
 }
 
 const read = () => Object.fromEntries(FIELDS.map((name) => [name, form.elements[name].value]));

@@ -4,7 +4,7 @@ import { API, Problem, call } from "./api.js";
 import { session } from "./session.js";
 import { happenings } from "./events.js";
 import { ask } from "./notices.js";
-import { nameOf } from "./people.js";
+import { person } from "./people.js";
 import { block, coloured, pretty } from "./json.js";
 import { JOB_STATUS, PRIORITY, between, clock, fully } from "./words.js";
 
@@ -90,7 +90,7 @@ function facts(job) {
   const rows = [["Request ID", job.request_id], ["Priority", `${job.priority} · ${PRIORITY[job.priority] ?? ""}`], ["Attempts", String(job.attempts)], ["Submitted", fully(job.created_at)]];
   if (job.finished_at) rows.push(["Took", between(job.created_at, job.finished_at)]);
   else if (new Date(job.run_at) > new Date()) rows.push([job.status === "processing" ? "Answer by" : "Not before", clock(job.run_at)]);
-  if (job.owner_id !== session.user?.id) rows.push(["Submitted by", job.owner_id ? nameOf(job.owner_id) : "the server"]);
+  if (job.owner_id !== session.user?.id) rows.push(["Submitted by", job.owner_id ? person(job.owner_id) : "the server"]);
   return rows;
 }
 

@@ -5,7 +5,7 @@ import { session } from "./session.js";
 import { forget, happenings, listen, rest } from "./events.js";
 import { closeJob, openJob, startJob } from "./job.js";
 import { enterSubmit, followJob, startSubmit } from "./submit.js";
-import { nameOf } from "./people.js";
+import { person } from "./people.js";
 import { JOB_STATUS, PRIORITY, between, clock, fully, shortId } from "./words.js";
 
 const LIMIT = 20;
@@ -186,7 +186,7 @@ function meta(item) {
   if (item.finished_at) parts.push(h("span", {}, `in ${between(item.created_at, item.finished_at)}`));
   if (item.attempts > 1) parts.push(h("span", {}, `${item.attempts} attempts`));
   if (item.priority !== 3) parts.push(h("span", { class: "badge", "data-priority": item.priority }, `${item.priority} · ${PRIORITY[item.priority] ?? ""}`));
-  if (item.owner_id !== session.user?.id) parts.push(h("span", { class: "person" }, item.owner_id ? `by ${nameOf(item.owner_id)}` : "by the server"));
+  if (item.owner_id !== session.user?.id) parts.push(h("span", { class: "person" }, "by ", item.owner_id ? person(item.owner_id) : "the server"));
   if (item.error) parts.push(h("span", { class: "job-error", dir: "auto" }, item.error));
   return parts;
 }

@@ -5,9 +5,10 @@ import { asJson, masked } from "./curl.js";
 const LONGEST = 30_000;
 const PARTS = /("(?:\\.|[^"\\])*")(\s*:)?|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|\b(true|false|null)\b/g;
 
-/** A JSON value as indented text without its secrets, cut where it gets too long to look at. Text stays as it is. */
-export function pretty(value) {
-  const text = typeof value === "string" ? value : asJson(masked(value), 2);
+/** A JSON value as indented text without its secrets (`isSecret` tells their names), cut where it gets too long to look at. Text
+ *  stays as it is. */
+export function pretty(value, isSecret) {
+  const text = typeof value === "string" ? value : asJson(masked(value, { isSecret }), 2);
   return text.length > LONGEST ? `${text.slice(0, LONGEST)}\n… ${text.length - LONGEST} more characters` : text;
 }
 

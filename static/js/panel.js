@@ -1,7 +1,8 @@
 // The request panel: every request of this page and its answer, newest first, secrets masked before they are kept.
 import { $, fromTemplate, h, preference } from "./dom.js";
 import { exchanges } from "./api.js";
-import { asCurl } from "./curl.js";
+import { copyButton } from "./clipboard.js";
+import { asCurl, secretsOf } from "./curl.js";
 import { block, coloured, pretty } from "./json.js";
 
 const KEPT = 100;
@@ -13,7 +14,7 @@ const narrow = matchMedia("(max-width: 1099px)");
 export function startPanel() {
   exchanges.addEventListener("exchange", ({ detail }) => add(summarise(detail)));
   $("panel-toggle").addEventListener("click", () => open($("panel").dataset.open !== "true", true));
-  $("panel-clear").addEventListener("click", clear);
+  $("panel-clear").addEventListener("click", () => { clearPanel(); $("panel-toggle").focus(); });
   narrow.addEventListener("change", () => open(wanted()));
   open(wanted());
   recount();
@@ -27,19 +28,20 @@ function open(yes, byHand = false) {
   if (byHand && !narrow.matches) preference.set("walnut-panel", yes ? "open" : "closed");
 }
 
-function clear() {
+/** Forget all requests: what one person did is not for the next. */
+export function clearPanel() {
   $("panel-entries").replaceChildren();
   recount();
   $("panel-last").textContent = "";
-  $("panel-toggle").focus();
 }
 
 /** What is kept of an exchange; nothing secret is. */
-function summarise({ at, method, path, headers, body, answer }) {
+function summarise({ at, method, path, headers, body, cookie, answer }) {
   const told = Object.entries(TOLD).map(([name, label]) => [label, answer.header(name)]).filter(([, value]) => value);
   return { at, method, path, status: answer.status, ms: answer.ms, told, replica: answer.header("X-Served-By"), id: answer.header("X-Request-ID"),
-    sent: body === undefined ? null : pretty(body), got: answer.failure ?? (answer.body === null ? null : pretty(answer.body)),
-    condition: headers["If-Match"], streams: Boolean(answer.stream), curl: asCurl({ method, path, headers, body }) };
+    sent: body === undefined ? null : pretty(body, secretsOf(path, true)),
+    got: answer.failure ?? (answer.body === null ? null : pretty(answer.body, secretsOf(path, false))),
+    condition: headers["If-Match"], streams: Boolean(answer.stream), curl: asCurl({ method, path, headers, body, cookie }) };
 }
 
 function add(entry) {
@@ -73,24 +75,11 @@ function fill(body, entry) {
   const facts = [["At", entry.at.toLocaleTimeString()], ...entry.told];
   if (entry.condition) facts.push(["If-Match", entry.condition]);
   const command = block("curl", entry.curl);
-  const copied = h("span", { class: "hint", role: "status" });
-  const copy = h("button", { type: "button", class: "quiet copy", onclick: async () => { copied.textContent = await toClipboard(entry.curl, command); } }, "Copy as curl");
   body.append(
     h("dl", { class: "facts" }, facts.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, String(value))))),
     entry.sent ? block("Request body", coloured(entry.sent)) : "",
     entry.got ? block("Answer", coloured(entry.got)) : h("p", { class: "hint" }, entry.streams ? "The answer goes on for as long as this page listens." : "The answer has no body."),
     command,
-    h("p", { class: "row" }, copy, copied),
+    copyButton("Copy as curl", () => entry.curl, command),
   );
-}
-
-/** Copy the text and say so; where the browser refuses (a page without TLS), select it so that one key does it. */
-async function toClipboard(text, shown) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return "Copied";
-  } catch {
-    getSelection().selectAllChildren(shown.querySelector("code"));
-    return "Selected: press Ctrl+C to copy";
-  }
 }

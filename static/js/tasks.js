@@ -3,7 +3,7 @@ import { $, allow, fromTemplate, h, state } from "./dom.js";
 import { API, Problem, call } from "./api.js";
 import { session } from "./session.js";
 import { ask, say, sayProblem } from "./notices.js";
-import { meet, nameOf, offerPeople } from "./people.js";
+import { meet, offerPeople, person } from "./people.js";
 import { PRIORITY, STATUS, fromNow, fully, isOverdue, quote } from "./words.js";
 import { editTask } from "./editor.js";
 
@@ -148,7 +148,7 @@ function meta(task) {
     const late = isOverdue(task);
     parts.push(h("time", { class: "due", datetime: task.due_at, title: fully(task.due_at), "data-overdue": late }, `${late ? "Overdue ·" : "Due"} ${fromNow(task.due_at)}`));
   }
-  if (task.assignee_id) parts.push(h("span", { class: "person" }, "for ", h("bdi", {}, nameOf(task.assignee_id))));
+  if (task.assignee_id) parts.push(h("span", { class: "person" }, "for ", person(task.assignee_id)));
   for (const tag of task.tags) parts.push(h("button", { type: "button", class: "tag", dir: "auto", title: `Show only tasks tagged ${tag}`, onclick: () => only(tag) }, tag));
   return parts;
 }

@@ -4,6 +4,12 @@ export const STATUS = { todo: "To do", in_progress: "In progress", done: "Done" 
 export const JOB_STATUS = { pending: "Pending", processing: "Processing", complete: "Complete", failed: "Failed", cancelled: "Cancelled" };
 export const PRIORITY = { 1: "Urgent", 2: "High", 3: "Normal", 4: "Low", 5: "Someday" };
 
+export const ROLE = { user: "User", admin: "Admin" };
+/** What an API key may be for, and which of it a user may do at all; an admin may everything. */
+export const SCOPE = { "tasks:read": "Read tasks", "tasks:write": "Create, change and delete tasks", "jobs:submit": "Submit and read own jobs",
+  "jobs:manage": "See, cancel and retry all jobs", "vendors:manage": "Manage vendors", "users:manage": "Manage people", "audit:read": "Read the audit trail" };
+export const SCOPES_OF_USERS = ["tasks:read", "jobs:submit"];
+
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
 const UNITS = [["year", 31_536_000], ["month", 2_592_000], ["week", 604_800], ["day", 86_400], ["hour", 3_600], ["minute", 60]];
 
@@ -50,3 +56,9 @@ export function toLocalInput(time) {
 
 /** The value of a datetime-local input to RFC 3339 in UTC; null for "". */
 export const fromLocalInput = (text) => (text ? new Date(text).toISOString() : null);
+
+/** A code as people type it from paper or a telephone, without the gaps. */
+export const inOneWord = (text) => text.replaceAll(/\s+/g, "");
+
+/** A number of things: "1 person", "3 people". */
+export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;

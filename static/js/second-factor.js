@@ -1,0 +1,98 @@
+// The second factor (RFC 6238): set it up with an authenticator, keep the recovery codes, make new ones, switch it off.
+import { $, h } from "./dom.js";
+import { API, call } from "./api.js";
+import { session } from "./session.js";
+import { copyButton, download } from "./clipboard.js";
+import { clearProblem, onSubmit, tell } from "./forms.js";
+import { say } from "./notices.js";
+import { fully, inOneWord } from "./words.js";
+
+const FORMS = ["setup", "confirm", "renew", "off"].map((name) => $(`totp-${name}-form`));
+const [setup, confirm, renew, off] = FORMS;
+let again = async () => {};
+
+/** Wire the forms. `changed()` reads the account again. */
+export function startFactor(changed) {
+  again = changed;
+  onSubmit(setup, begin);
+  onSubmit(confirm, switchOn);
+  onSubmit(renew, newCodes);
+  onSubmit(off, switchOff);
+  $("totp-cancel").addEventListener("click", () => { enterFactor(session.user); setup.elements.password.focus(); });
+  $("codes-done").addEventListener("click", () => { $("codes").hidden = true; $("codes-shown").replaceChildren(); $("totp-title").focus(); });
+}
+
+/** Show how it is: on or off. */
+export function enterFactor(user) {
+  const since = user.totp_enabled_at;
+  clear();
+  $("totp-state").textContent = since ? `On since ${fully(since)}: signing in takes a code from your authenticator, too.`
+    : "Off. With it, who knows your password still cannot sign in without your telephone.";
+  setup.hidden = Boolean(since);
+  $("totp-on").hidden = !since;
+}
+
+/** Say that nothing else goes on without one: the server lets an admin do no more. */
+export function askForFactor() {
+  if (!session.user.totp_enabled_at) tell(setup, "On this server an admin needs a second factor: set it up first.", "info");
+  $("totp-title").focus();
+}
+
+/** No secret stays. */
+export function leaveFactor() {
+  clear();
+  $("codes").hidden = true;
+  $("codes-shown").replaceChildren();
+  $("totp-state").textContent = "";
+}
+
+function clear() {
+  for (const form of FORMS) { form.reset(); clearProblem(form); }
+  for (const details of $("totp-on").querySelectorAll("details")) details.open = false;
+  confirm.hidden = true;
+  $("totp-qr").removeAttribute("src");
+  $("totp-secret").replaceChildren();
+}
+
+async function begin() {
+  const { qr, secret, uri } = (await call("POST", `${API}/auth/totp`, { body: { password: setup.elements.password.value } })).body;
+  setup.reset();
+  setup.hidden = true;
+  confirm.hidden = false;
+  $("totp-qr").src = qr;
+  const text = h("code", {}, secret.match(/.{1,4}/g).join(" "));
+  $("totp-secret").replaceChildren(h("p", {}, text), copyButton("Copy the secret", () => secret, text), h("p", {}, h("a", { href: uri }, "Open in an authenticator on this device")));
+  confirm.elements.code.focus();
+}
+
+async function switchOn() {
+  const { recovery_codes } = (await call("PUT", `${API}/auth/totp`, { body: { code: inOneWord(confirm.elements.code.value) } })).body;
+  showCodes(recovery_codes);
+  say("Your second factor is on.", "done");
+  await again();
+}
+
+async function newCodes() {
+  const { recovery_codes } = (await call("POST", `${API}/auth/totp/recovery-codes`, { body: { code: inOneWord(renew.elements.code.value) } })).body;
+  clear();
+  showCodes(recovery_codes);
+}
+
+async function switchOff() {
+  const { password, code } = off.elements;
+  await call("DELETE", `${API}/auth/totp`, { body: { password: password.value, code: inOneWord(code.value) } });
+  $("codes").hidden = true;
+  say("Your second factor is off.", "done");
+  await again();
+  $("totp-title").focus();
+}
+
+/** Show the recovery codes, this once. */
+function showCodes(codes) {
+  const text = `${codes.join("\n")}\n`;
+  const shown = h("ul", { class: "codes" }, codes.map((code) => h("li", {}, h("code", {}, code))));
+  const save = h("button", { type: "button", onclick: () => download("walnut-recovery-codes.txt", text) }, "Download");
+  $("codes-shown").replaceChildren(shown, h("div", { class: "row" }, copyButton("Copy", () => text, shown), save));
+  $("codes").hidden = false;
+  $("codes-title").focus();
+}
