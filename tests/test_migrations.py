@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (one test is about letters that look alike)
 import fcntl
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from api import create_app, db
+from api.auth.names import folded
 from api.migrations import upgrade
 from api.migrations.upgrade import DatabaseError
 from api.sqlite import driver as sqlite
@@ -132,6 +134,32 @@ def test_an_older_database_is_upgraded_and_keeps_its_rows(given, path, with_next
     assert raw(path, "SELECT x FROM kept") == [(1,)]
     assert raw(path, "SELECT * FROM novelties") == []
     upgrade.check(given)
+
+
+def test_names_that_look_alike_are_the_same_also_in_an_older_database(given, path, tmp_path, monkeypatch):
+    """Of two that clash since then, the second keeps its key; sessions get what they lacked."""
+    folder = tmp_path / "before"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "0006_*"))
+    made = Config()
+    made.set_main_option("script_location", str(folder))
+    made.set_main_option("path_separator", "os")
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade, "_config", lambda: made)
+        upgrade.upgrade(given)
+    columns = (
+        "id, username, username_key, email, email_key, password_hash, role, active, created_at, updated_at, version"
+    )
+    people = [("plain", "anna", "anna"), ("twin", "аnnа", "аnnа"), ("other", "Борис", "борис")]
+    raw(path, *(
+        f"INSERT INTO users({columns}) VALUES ('{id}', '{name}', '{key}', '{id}@x.org', '{id}@x.org', '', 'user', 1, 1, 1, 1)"
+        for id, name, key in people
+    ), "INSERT INTO sessions VALUES ('s', 'plain', 5, 9, NULL)")  # fmt: skip
+    upgrade.upgrade(given)
+    assert raw(path, "SELECT username, username_key FROM users ORDER BY created_at, rowid") == [
+        ("anna", "anna"), ("аnnа", "аnnа"), ("Борис", folded("Борис")),
+    ]  # fmt: skip
+    assert folded("Борис") != "борис"
+    assert raw(path, "SELECT absolute_expires_at, last_seen_at FROM sessions") == [(9, 5)]
 
 
 def test_a_migration_that_fails_leaves_the_old_database(given, path, with_next_migration):

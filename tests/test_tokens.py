@@ -359,6 +359,17 @@ def test_a_key_under_the_name_of_the_other_is_refused(start):
         assert Caller(app, forged(header | {"kid": name}, claims, key))("GET", "/users/me").status_code == 200
 
 
+def test_an_answer_that_was_stored_before_the_key_changed_is_replayed(start):
+    alice = sign_up(start(JWT_SECRET=ONE), "alice", role="admin")
+    ask = ("POST", "/tasks", {"title": "once"})
+    first = alice(*ask, Idempotency_Key="k")
+    after = Caller(start(JWT_SECRET=TWO, JWT_SECRET_FORMER=ONE), alice.token)
+    again = after(*ask, Idempotency_Key="k")
+    assert (again.data, again.headers["Idempotency-Replayed"]) == (first.data, "true")
+    other = after("POST", "/tasks", {"title": "twice"}, Idempotency_Key="k")
+    assert_problem(other, 422, "idempotency_key_reused")
+
+
 def test_the_trail_goes_on_under_the_new_key(start):
     sign_up(start(JWT_SECRET=ONE), "alice")
     app = start(JWT_SECRET=TWO, JWT_SECRET_FORMER=ONE)

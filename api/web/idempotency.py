@@ -45,7 +45,7 @@ class Key(NamedTuple):
 
     user_id: str
     digest: bytes
-    fingerprint: bytes
+    fingerprints: list[bytes]
 
 
 def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
@@ -123,9 +123,13 @@ def _key(header: str, most: int) -> Key:
     )
 
 
-def _keyed(digest: bytes) -> bytes:
-    """Return a digest that nobody can try values against who has the database only: a body may hold a password."""
-    return hmac.digest(current_app.extensions["settings"].jwt_secret.encode(), b"walnut: request " + digest, "sha256")
+def _keyed(digest: bytes) -> list[bytes]:
+    """Return a digest that nobody can try values against who has the database only: a body may hold a password.
+
+    Under JWT_SECRET, and then under the one before it.
+    """
+    secrets = current_app.extensions["settings"].jwt_secrets
+    return [hmac.digest(secret.encode(), b"walnut: request " + digest, "sha256") for secret in secrets]
 
 
 def _hash(*parts: bytes) -> bytes:
@@ -154,7 +158,7 @@ def _refused(key: Key, refusal: Refusal, permission: str) -> Response:
 
 def _replay(found: Row, key: Key) -> Response:
     """Return the stored answer. Raises KeyReused if it is the answer to something else."""
-    if found["fingerprint"] != key.fingerprint:
+    if found["fingerprint"] not in key.fingerprints:
         _tell("mismatch")
         raise KeyReused(
             "This Idempotency-Key came with another request before, perhaps one that was refused. Make a new one."
@@ -177,7 +181,7 @@ def _store(conn: Connection, key: Key, response: Response) -> None:
         conn,
         user_id=key.user_id,
         key=key.digest,
-        fingerprint=key.fingerprint,
+        fingerprint=key.fingerprints[0],
         status=response.status_code,
         headers=list(response.headers),
         body=response.get_data(),
