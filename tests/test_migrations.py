@@ -151,7 +151,8 @@ def test_names_that_look_alike_are_the_same_also_in_an_older_database(given, pat
     )
     people = [("plain", "anna", "anna"), ("twin", "аnnа", "аnnа"), ("other", "Борис", "борис")]
     raw(path, *(
-        f"INSERT INTO users({columns}) VALUES ('{id}', '{name}', '{key}', '{id}@x.org', '{id}@x.org', '', 'user', 1, 1, 1, 1)"
+        f"INSERT INTO users({columns})"
+        f" VALUES ('{id}', '{name}', '{key}', '{id}@x.org', '{id}@x.org', '', 'user', 1, 1, 1, 1)"
         for id, name, key in people
     ), "INSERT INTO sessions VALUES ('s', 'plain', 5, 9, NULL)")  # fmt: skip
     upgrade.upgrade(given)
