@@ -387,6 +387,7 @@ def test_someone_else_was_faster(page: Page, walnut: Any, api: Api) -> None:
     other.get_by_role("button", name="Save").click()
     expect(titles(other)).to_have_text(["Plant two trees"])
 
+    page.bring_to_front()  # Chromium gives a tab behind others little to do with
     page.get_by_role("button", name="Save").click()
     dialog = page.get_by_role("dialog", name="Edit task")
     expect(dialog.get_by_role("alert").filter(has_text="Someone else changed this task")).to_be_visible()
