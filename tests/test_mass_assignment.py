@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from marshmallow import ValidationError
 
 from api import tables
 from api.errors import Invalid, Malformed
@@ -112,3 +113,17 @@ def test_nobody_becomes_admin_but_by_the_rule(app, admin, user, anyone):
     for method, path in (("PATCH", "/users/me"), ("PATCH", f"/users/{user.id}"), ("PUT", "/users/me")):
         assert user(method, path, {"role": "admin"}).status_code in (403, 404, 405, 422), path
     assert rows(app, "SELECT username FROM users WHERE role = 'admin'") == [("root",)]
+
+
+@pytest.mark.parametrize("password", ["x" * 73, "é" * 37, "x" * 300, "\U0001f330" * 19, "x" * 100_000])
+def test_no_password_is_cut_off_wherever_it_is_given(lasting_app, password):
+    """bcrypt reads 72 bytes. More is refused by name, before anything is hashed."""
+    given = 0
+    with lasting_app.test_request_context(content_type="application/json"):
+        for _, path, contract in bodies(lasting_app):
+            for name in [name for name in contract.body.fields if "password" in name]:
+                with pytest.raises(ValidationError) as refused:
+                    contract.body.load(example(contract.body) | {name: password})
+                assert "72 bytes" in str(refused.value.messages[name]), path
+                given += 1
+    assert given >= 10

@@ -6,7 +6,9 @@ from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf
 
 from api.audit.schemas import EntryOut
+from api.auth.passwords import not_too_long
 from api.auth.schemas import RegisterIn
+from api.auth.totp import is_code
 from api.jobs.schemas import JobOut
 from api.tasks.schemas import TaskOut
 from api.web import ROLES, Timestamp, YesOrNo
@@ -63,7 +65,7 @@ class OwnChange(RegisterIn):
         exclude = ("password", "role")
 
     current_password = fields.String(
-        validate=Length(1, 300),
+        validate=not_too_long,
         metadata={"format": "password", "example": "secret123", "description": "Needed for a new address."},
     )
 
@@ -80,10 +82,11 @@ class Farewell(Schema):
     """What one must know to erase one's own account."""
 
     password = fields.String(
-        required=True, validate=Length(1, 300), metadata={"format": "password", "example": "secret123"}
+        required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
     )
     code = fields.String(
-        validate=Length(1, 64), metadata={"description": "Of the second factor, for an account that has one."}
+        validate=[Length(1, 64), is_code],
+        metadata={"description": "Of the second factor, for an account that has one."},
     )
 
 
