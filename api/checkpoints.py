@@ -7,6 +7,7 @@ https://sqlite.org/wal.html#ckpt, docs/decisions/0003-group-commit.md and docs/d
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, bindparam, func, select
@@ -24,6 +25,7 @@ EVERY_SECONDS = 1.0
 LOG_BYTES = 4 * MEGABYTE  # 1,000 pages
 TRUNCATE_BYTES = 64 * MEGABYTE
 REWRITTEN_BYTES = 32 * MEGABYTE  # of a database that is written anew after an erasure: writers wait for that meanwhile
+RESTS = 20  # times as long as it took
 TURN_MILLISECONDS = 2000  # how long to wait for a turn to write: it holds up nobody
 BUSY_MILLISECONDS = 25  # how long writers may be held up until the last reader has let go of the log
 
@@ -47,6 +49,7 @@ class Remains:
         self._path = path
         self._mark = path.with_name(path.name + "-wiped")
         self._rewritten = ""  # the last erasure that the database was written anew after
+        self._rests_until = 0.0
 
     def gone(self, conn: Connection) -> bool:
         """See that they are gone. False: somebody is in the way, so it is to be tried again."""
@@ -56,6 +59,8 @@ class Remains:
         if not checkpoint(conn, "PASSIVE"):  # a reader needs the log as it is: who tried more would hold up writers
             return False
         if self._rewritten != last:
+            if time.monotonic() < self._rests_until:
+                return False
             self._rewrite(conn)
             self._rewritten = last
         return self._note(last, conn)
@@ -67,8 +72,11 @@ class Remains:
         return self._note(last, conn)
 
     def _rewrite(self, conn: Connection) -> None:
+        """Write the database anew, if it is not large. Then it rests: who erases accounts in a row holds up nobody."""
+        began = time.monotonic()
         if self._path.stat().st_size <= REWRITTEN_BYTES:
             rewrite(conn)
+            self._rests_until = time.monotonic() + RESTS * (time.monotonic() - began)
         else:
             log.warning("bytes of who was erased may be left in unused parts of pages until `walnut db vacuum`")
 

@@ -319,6 +319,22 @@ def test_the_log_is_emptied_when_the_last_reader_has_let_go(app, admin, monkeypa
     assert mark(app) == str(rows(app, "SELECT max(seq) FROM audit_entries WHERE action = 'user.erased'")[0][0])
 
 
+def test_who_erases_accounts_in_a_row_has_the_database_written_anew_now_and_then_only(app, admin, monkeypatch):
+    monkeypatch.setattr(checkpoints, "RESTS", 1e9)
+    engine = checkpoints.engine_of(app.extensions["settings"])
+    remains = checkpoints.Remains(checkpoints.path_of(engine))
+    try:
+        with engine.connect() as conn:
+            for name, done in (("first", True), ("second", False), ("third", False)):
+                gone(sign_up(app, name))
+                assert remains.gone(conn) is done
+            monkeypatch.setattr(time, "monotonic", lambda: 1e12)
+            assert remains.gone(conn)
+    finally:
+        engine.dispose()
+    assert mark(app) == str(rows(app, "SELECT max(seq) FROM audit_entries WHERE action = 'user.erased'")[0][0])
+
+
 def test_what_a_crash_has_left_is_seen_to_at_the_next_start(app, admin, monkeypatch):
     """There is no list that could be lost: the trail says that somebody was erased."""
     monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.02)
