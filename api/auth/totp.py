@@ -7,7 +7,7 @@ docs/decisions/0024-second-factor.md says why it is so.
 import base64
 
 from marshmallow import ValidationError
-from sqlalchemy import Connection, bindparam, null, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from api import db
 from api.auth import accounts, authenticator, mails, recovery_codes
@@ -23,29 +23,6 @@ WRONG = "Is not right. Each code works once: wait for the next one. If none is r
 
 START = Statement(
     update(users).where(users.c.id == bindparam("user_id")).values(totp_secret=bindparam("sealed")).returning(users)
-)
-ENABLE = Statement(
-    update(users)
-    .where(users.c.id == bindparam("user_id"))
-    .values(
-        totp_enabled_at=bindparam("now"),
-        totp_step=bindparam("step"),
-        updated_at=bindparam("now"),
-        version=users.c.version + 1,
-    )
-    .returning(users)
-)
-REMOVE = Statement(
-    update(users)
-    .where(users.c.id == bindparam("user_id"))
-    .values(
-        totp_secret=null(),
-        totp_enabled_at=null(),
-        totp_step=0,
-        updated_at=bindparam("now"),
-        version=users.c.version + 1,
-    )
-    .returning(users)
 )
 USE = Statement(
     update(users)
@@ -77,13 +54,13 @@ def enable(conn: Connection, user: Row, code: str) -> Row:
     """Let a user's second factor be asked for from now on, and return the user's row. Raises Forbidden, Unreadable."""
     if (step := _step(user, code)) is None:
         raise wrong(Forbidden)
-    return ENABLE.one(conn, user_id=user["id"], step=step, now=db.now())
+    return accounts.change(conn, user, totp_enabled_at=db.now(), totp_step=step)
 
 
 def remove(conn: Connection, user: Row) -> Row:
     """Take the second factor off an account, with its recovery codes, and return the account's row."""
     recovery_codes.remove(conn, user["id"])
-    return REMOVE.one(conn, user_id=user["id"], now=db.now())
+    return accounts.change(conn, user, totp_secret=None, totp_enabled_at=None, totp_step=0)
 
 
 def check_first(user: Row, code: str | None, refusal: type[Refusal] = Forbidden) -> None:

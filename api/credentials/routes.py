@@ -9,7 +9,7 @@ from api import db
 from api.auth import accounts, links, mails, passwords, reauthentication, tokens
 from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import UserOut
-from api.credentials import queries, requests
+from api.credentials import requests
 from api.credentials.schemas import AddressIn, ChangeIn, MessageOut, NewPasswordIn
 from api.errors import Conflict, Invalid, NotFound
 from api.statements import Row
@@ -33,7 +33,7 @@ def confirm(conn: Connection, token: str) -> Any:
     user = accounts.get(conn, link["user_id"])
     if user is None or not user["active"] or link["email"] not in (user["email"], user["new_email"]):
         raise NotFound(links.NO_LONGER)
-    after = queries.confirm(conn, user) if link["email"] == user["email"] else moved(conn, user)
+    after = confirmed(conn, user) if link["email"] == user["email"] else moved(conn, user)
     for_audit(before=user, after=after, actor_id=user["id"])
 
 
@@ -67,7 +67,8 @@ def hash_for_link(token: str, body: dict[str, Any]) -> dict[str, Any]:
 def reset(conn: Connection, body: dict[str, Any], token: str, new_hash: str) -> Any:  # noqa: ARG001 (hashed before)
     """Choose a new password, by the link that was mailed to you. Every session of yours ends."""
     user = whose(conn, links.take(conn, token, links.RESET, links.INVITATION))
-    after = queries.set_password(conn, user, new_hash, by_mail=True)
+    seen = user["email_confirmed_at"] or db.now()  # whoever chose it has read the account's mail
+    after = accounts.change(conn, user, password_hash=new_hash, email_confirmed_at=seen)
     close_other_doors(conn, user)
     mails.warn(conn, user, "Your password was changed", f"your password was set by a link from a mail. {ENDED}")
     for_audit(before=user, after=after, actor_id=user["id"])
@@ -88,17 +89,23 @@ def check_current(body: dict[str, Any]) -> dict[str, Any]:
 def change(conn: Connection, body: dict[str, Any], proven: Row, new_hash: str) -> Any:  # noqa: ARG001 (checked before)
     """Choose another password. Every other session of yours ends."""
     user = reauthentication.still_proven(conn, proven, CURRENT)
-    after = queries.set_password(conn, user, new_hash)
+    after = accounts.change(conn, user, password_hash=new_hash)
     close_other_doors(conn, user, keep=caller()["session_id"])
     mails.warn(conn, user, "Your password was changed", f"your password was changed. {ENDED}")
     for_audit(before=user, after=after)
 
 
+def confirmed(conn: Connection, user: Row) -> Row:
+    """Record that an account's address is its owner's. Once is enough."""
+    return user if user["email_confirmed_at"] else accounts.change(conn, user, email_confirmed_at=db.now())
+
+
 def moved(conn: Connection, user: Row) -> Row:
     """Let the address to be of an account be its address. Raises Conflict if another account has it meanwhile."""
-    after = queries.move(conn, user)
-    if after is None:
+    new = user["new_email"]
+    if accounts.taken(conn, None, new, user["id"]):
         raise Conflict("Another account has this address meanwhile. Choose another one for yours, or sign in to that.")
+    after = accounts.change(conn, user, email=new, new_email=None, email_confirmed_at=db.now())
     links.forget(conn, user["id"], links.CONFIRMATION, links.RESET, links.INVITATION)  # sent to the old one
     mails.address_changed(conn, user, after)
     return after
