@@ -129,8 +129,8 @@ def test_too_many_at_once_are_refused_instead_of_queued(app, anyone, monkeypatch
         passwords.matches(PASSWORD, None)
 
 
-def test_twenty_from_one_address_all_get_their_turn():
-    busy, results = Hashing(), []
+def test_twenty_from_one_address_all_get_their_turn(tmp_path):
+    busy, results = Hashing(tmp_path), []
     threads = [threading.Thread(target=lambda: results.append(busy.do("a", time.sleep, 0.002))) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -139,11 +139,30 @@ def test_twenty_from_one_address_all_get_their_turn():
     assert results == [None] * 20
 
 
+def test_all_processes_of_a_host_together_leave_cores_to_who_answers(tmp_path):
+    """Each Hashing stands for a process: a lock on a file does not care whose thread it is."""
+    several, under_way, most = [Hashing(tmp_path) for _ in range(3)], [], []
+
+    def work():
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.005)
+        under_way.pop()
+
+    threads = [threading.Thread(target=one.do, args=("a", work)) for one in several for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(most) == 12
+    assert max(most) <= hashing.CORES
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_a_hash_has_the_lowest_priority_and_nobody_else():
+def test_a_hash_has_the_lowest_priority_and_nobody_else(tmp_path):
     priority = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())  # noqa: E731
     before = priority()
-    assert Hashing().do("a", priority) == LOWEST
+    assert Hashing(tmp_path).do("a", priority) == LOWEST
     assert priority() == before
     with_another = []
     thread = threading.Thread(target=lambda: with_another.append(priority()))

@@ -72,7 +72,7 @@ def _rounds() -> int:
 def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
     hashing = current_app.extensions.get("hashing")
     if hashing is None:  # made late, because threads do not survive the fork of a worker
-        hashing = current_app.extensions["hashing"] = Hashing()
+        hashing = current_app.extensions["hashing"] = Hashing(current_app.extensions["settings"].instance_path)
     who = address() if has_request_context() else ""
     result: Result = hashing.do(who, work, *arguments)
     return result

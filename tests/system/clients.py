@@ -140,8 +140,10 @@ def assert_nothing_lost(walnut: Walnut, acknowledged: list[str]) -> None:
 class Reader:
     """A process that reads without pause, apart from the load, so that it measures the server and not the test."""
 
-    def __init__(self, server: HttpServer, headers: Mapping[str, str], path: str = "/api/v1/tasks?limit=5") -> None:
-        self._arguments = [str(server.port), path, json.dumps(dict(headers))]
+    def __init__(
+        self, server: HttpServer, headers: Mapping[str, str], path: str = "/api/v1/tasks?limit=5", people: int = 2
+    ) -> None:
+        self._arguments = [str(server.port), path, json.dumps(dict(headers)), str(people)]
         self.reads: list[tuple[float, float, int]] = []  # began (time.monotonic()), seconds, status
 
     def within(self, begin: float, end: float) -> list[float]:
@@ -160,7 +162,7 @@ class Reader:
         self.reads = [(began, seconds, status) for began, seconds, status in json.loads(output)]
 
 
-def _read(port: str, path: str, headers: str) -> None:
+def _read(port: str, path: str, headers: str, people: str) -> None:
     """What the reader's process runs: read until a line comes in, then print what was seen."""
     reads: list[tuple[float, float, int]] = []
     ended = threading.Event()
@@ -176,7 +178,7 @@ def _read(port: str, path: str, headers: str) -> None:
             reads.append((began, time.monotonic() - began, status))
         connection.close()
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
+    readers = [threading.Thread(target=read) for _ in range(int(people))]
     for reader in readers:
         reader.start()
     print("reading", flush=True)

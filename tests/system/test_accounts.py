@@ -17,14 +17,15 @@ import pysqlite3.dbapi2 as sqlite
 import pytest
 
 from tests.system.clients import ACCOUNT, PASSWORD, QUIET, Reader, percentile, sign_in
-from tests.system.processes import HttpServer, Stack, ask
+from tests.system.processes import HttpServer, Stack, Walnut, ask
 
 pytestmark = pytest.mark.alone
 
 CALLS = int(os.environ.get("ACCOUNTS_CALLS", "100"))  # on each replica, after each end
 ROUNDS = int(os.environ.get("ACCOUNTS_ROUNDS", "1"))  # of 20 who sign in at once
 PEOPLE = 20
-SECONDS = 2.0  # of reading while nobody signs in
+READING = 4
+SECONDS = 1.0 if ROUNDS == 1 else 2.0  # of reading while nobody signs in
 ANOTHER = "another-horse-battery-staple-43"
 LIST, ME = "/api/v1/tasks?limit=5", "/api/v1/users/me"
 
@@ -45,10 +46,10 @@ def admin(stack: Stack) -> dict[str, str]:
 class Person:
     """Somebody with an account, made behind the server's back with the admin's password: a hash takes long."""
 
-    def __init__(self, stack: Stack, role: str = "user") -> None:
-        self.id, self._servers = str(uuid.uuid4()), stack.replicas
+    def __init__(self, servers: list[Walnut], role: str = "user") -> None:
+        self.id = str(uuid.uuid4())
         self.email = f"{self.id}@example.com"
-        with sqlite_of(stack.folder) as connection:
+        with sqlite.connect(str(servers[0].instance / "walnut.db"), timeout=5) as connection:
             connection.execute(
                 "INSERT INTO users (id, username, username_key, email, email_key, email_confirmed_at, password_hash, "
                 "role, active, created_at, updated_at, version) SELECT ?, ?, ?, ?, ?, 0, password_hash, ?, 1, 0, 0, 1 "
@@ -62,10 +63,6 @@ class Person:
         answer = server.request("POST", "/api/v1/auth/login", body, source=source)
         assert answer.status == 200, answer.body
         return {"Authorization": f"Bearer {answer.json()['access_token']}"}
-
-
-def sqlite_of(folder: Path) -> sqlite.Connection:
-    return sqlite.connect(str(folder / "walnut.db"), timeout=5)
 
 
 # ---- what ends, ends everywhere
@@ -145,7 +142,7 @@ def met(stack: Stack, headers: dict[str, str], method: str = "", body: object = 
 def test_after_it_has_ended_no_replica_lets_a_session_in(
     stack: Stack, admin: dict[str, str], end: Callable[..., None]
 ) -> None:
-    person = Person(stack)
+    person = Person(stack.replicas)
     own = person.signs_in(stack.replicas[0])
     assert warm(stack, own)
     end(stack, admin, person, own)
@@ -153,7 +150,7 @@ def test_after_it_has_ended_no_replica_lets_a_session_in(
 
 
 def test_after_a_change_of_role_no_replica_lets_the_former_one_write(stack: Stack, admin: dict[str, str]) -> None:
-    person = Person(stack, role="admin")
+    person = Person(stack.replicas, role="admin")
     own = person.signs_in(stack.replicas[0])
     assert warm(stack, own)
     task = {"title": "as an admin"}
@@ -168,15 +165,25 @@ def test_after_a_change_of_role_no_replica_lets_the_former_one_write(stack: Stac
 # ---- who signs in holds up nobody who reads
 
 
-def sign_ins(stack: Stack, people: list[Person]) -> tuple[float, float, int]:
+@pytest.fixture
+def servers(stack: Stack, tmp_path: Path) -> Iterator[list[Walnut]]:
+    """The replicas, in the long form one server as people start it: a thread's priority counts within one `serve`."""
+    if ROUNDS == 1:
+        yield stack.replicas
+    else:
+        with Walnut(tmp_path, **QUIET) as alone:
+            yield [alone]
+
+
+def sign_ins(servers: list[Walnut], people: list[Person]) -> tuple[float, float, int]:
     """Let all sign in at once from one address, and then one from another; return when it began and ended.
 
-    And how many of those at the same replica were before the one from elsewhere.
+    And how many of those at the same server were before the one from elsewhere.
     """
     done: list[HttpServer] = []
 
     def one(number: int) -> None:
-        server = stack.replicas[number % len(stack.replicas)]
+        server = servers[number % len(servers)]
         people[number].signs_in(server, "127.0.0.9")
         done.append(server)
 
@@ -185,34 +192,36 @@ def sign_ins(stack: Stack, people: list[Person]) -> tuple[float, float, int]:
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    people[-1].signs_in(stack.replicas[0], "127.0.0.10")
-    before = done.count(stack.replicas[0])
+    people[-1].signs_in(servers[0], "127.0.0.10")
+    before = done.count(servers[0])
     for thread in threads:
         thread.join()
     assert len(done) == PEOPLE
     return began, time.monotonic(), before
 
 
-def test_while_twenty_sign_in_at_once_others_read_as_quickly(stack: Stack, admin: dict[str, str]) -> None:
-    """Real hashes, and answers from the edge. Each round compares with the moment before it: machines have moods."""
-    people = [Person(stack) for _ in range(PEOPLE + 1)]
-    assert warm(stack, admin)
+def test_while_twenty_sign_in_at_once_others_read_as_quickly(servers: list[Walnut]) -> None:
+    """Real hashes, and answers from the edge. Each round compares with the moment before it: machines have moods.
+
+    A hash in the event loop would make it 250 ms. How near it comes to the idle value, a quiet machine shows: that is
+    the long form's to say.
+    """
+    reading = sign_in(servers[0])
+    people = [Person(servers) for _ in range(PEOPLE + 1)]
+    for server in servers * 3:
+        assert server.request("GET", LIST, headers=reading).status == 200
     busy: list[tuple[float, float]] = []
-    with Reader(stack.replicas[0], admin, LIST) as reader:
+    with Reader(servers[0], reading, LIST, people=READING) as reader:
         for _ in range(ROUNDS):
             time.sleep(SECONDS)
-            began, ended, before = sign_ins(stack, people)
+            began, ended, before = sign_ins(servers, people)
             busy.append((began, ended))
-            assert before <= PEOPLE // 4, "who comes from elsewhere waited behind most of them"
+            assert before <= PEOPLE // len(servers) // 2, "who comes from elsewhere waited behind most of them"
     found = []
     for began, ended in busy:
         idle = percentile(reader.within(began - SECONDS + 0.2, began - 0.05), 0.99)
         among = percentile(reader.within(began, ended), 0.99)
         found.append(among / idle)
-        print(
-            f"p99 {idle * 1000:.2f} ms idle, {among * 1000:.2f} ms while {PEOPLE} sign in within {ended - began:.1f} s"
-        )
+        print(f"p99 {idle * 1000:.2f} ms idle, {among * 1000:.2f} ms while {PEOPLE} sign in: {ended - began:.1f} s")
         assert ended - began > 1, "these hashes cost nothing: this proves nothing"
-        assert among < 2 * idle + 0.05, "a hash held up the event loop"
-    if ROUNDS > 1:
-        assert statistics.median(found) < 2, found
+    assert statistics.median(found) < 2 or (ROUNDS == 1 and among < 2 * idle + 0.1), "a hash holds up the event loop"
