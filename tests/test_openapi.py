@@ -245,6 +245,13 @@ def test_a_list_is_asked_for_and_answered_as_its_version_has_it(spec, version):
     assert ("Link" in answer["headers"]) == (version > 1)
 
 
+def test_it_says_how_long_a_list_in_a_body_may_be(spec):
+    schemas = spec["components"]["schemas"]
+    assert schemas["TaskIn"]["properties"]["tags"]["maxItems"] == 20
+    scopes = schemas["ApiKeyIn"]["properties"]["scopes"]
+    assert (scopes["minItems"], scopes["maxItems"]) == (1, 100)
+
+
 def test_what_is_never_stored_has_no_etag_to_ask_with(spec, version):
     health = spec["paths"][f"/api/v{version}/health"]["get"]
     assert "304" not in health["responses"]

@@ -14,6 +14,7 @@ from api.statements import Row
 from api.web import API_KEY_PREFIX, IN_PERSON, PERMISSIONS, Resource, actor, caller, for_audit, rfc3339
 
 api_keys = Resource("api_keys", __name__)
+SMALL = 16 << 10  # bytes: all scopes there are, and a name
 
 
 @api_keys.get("/auth/api-keys", query=ApiKeyQuery(), returns=ApiKeyOut(), many=True, allow=IN_PERSON)
@@ -22,8 +23,8 @@ def index(conn: Connection, query: dict[str, Any]) -> Any:
     return queries.find(conn, caller()["id"], **query)
 
 
-@api_keys.post("/auth/api-keys", body=ApiKeyIn(), returns=NewApiKeyOut(), status=201, allow=IN_PERSON, problems=(409,),
-               audit="api_key.created", audited=AuditedOut())  # fmt: skip
+@api_keys.post("/auth/api-keys", body=ApiKeyIn(), max_body=SMALL, returns=NewApiKeyOut(), status=201,
+               allow=IN_PERSON, problems=(409,), audit="api_key.created", audited=AuditedOut())  # fmt: skip
 def create(conn: Connection, body: dict[str, Any]) -> Any:
     """Make an API key, for what your role allows. The answer has it, and it is never shown again."""
     me = caller()

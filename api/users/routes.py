@@ -25,6 +25,7 @@ from api.web import (
 
 users = Resource("users", __name__)
 MANAGE = "users:manage"
+SMALL = 16 << 10  # bytes: nothing here is longer than a password
 CURRENT = "/current_password"
 NOT_YOURS = "You may see your own account only: GET /users/me. For others it needs the permission users:manage."
 IN_YOUR_OWN_NAME = "This is your own account: {} asks for your password."
@@ -42,8 +43,8 @@ def prove_if_needed(body: dict[str, Any]) -> dict[str, Any]:
     return {"proven": reauthentication.prove(given, CURRENT) if given else None}
 
 
-@users.patch("/users/me", body=OwnChange(partial=True), returns=UserOut(), allow=IN_PERSON, prepare=prove_if_needed,
-             audit="user.changed", problems=(403, 409, 429))  # fmt: skip
+@users.patch("/users/me", body=OwnChange(partial=True), max_body=SMALL, returns=UserOut(), allow=IN_PERSON,
+             prepare=prove_if_needed, audit="user.changed", problems=(403, 409, 429))  # fmt: skip
 def change_me(conn: Connection, body: dict[str, Any], proven: Row | None) -> Any:
     """Change your name or address. A new address needs your password, and counts once you use the link mailed to it."""
     user = reauthentication.still_proven(conn, proven, CURRENT) if proven else reauthentication.own(conn)
@@ -58,8 +59,8 @@ def prove(body: dict[str, Any]) -> dict[str, Any]:
     return {"proven": user}
 
 
-@users.delete("/users/me", body=Farewell(), status=204, allow=IN_PERSON, prepare=prove, audit="user.erased",
-              audited=UserOut(), problems=(403, 409))  # fmt: skip
+@users.delete("/users/me", body=Farewell(), max_body=SMALL, status=204, allow=IN_PERSON, prepare=prove,
+              audit="user.erased", audited=UserOut(), problems=(403, 409))  # fmt: skip
 def erase_me(conn: Connection, body: dict[str, Any], proven: Row) -> Any:
     """Erase your account and what is yours, for good. Tasks stay, without your name."""
     user = reauthentication.still_proven(conn, proven)
@@ -90,8 +91,8 @@ def hash_first(body: dict[str, Any]) -> dict[str, Any]:
     return {"password_hash": passwords.hash_password(password)}
 
 
-@users.post("/users", body=UserIn(partial=("password",)), returns=UserOut(), status=201, location="id", allow=MANAGE,
-            prepare=hash_first, idempotent=True, audit="user.created", problems=(409,))  # fmt: skip
+@users.post("/users", body=UserIn(partial=("password",)), max_body=SMALL, returns=UserOut(), status=201, location="id",
+            allow=MANAGE, prepare=hash_first, idempotent=True, audit="user.created", problems=(409,))  # fmt: skip
 def create(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
     """Make an account for somebody, who is told by mail; without a password, with a link to choose one."""
     accounts.refuse_taken(conn, username=body["username"], email=body["email"])
@@ -108,8 +109,8 @@ def show(conn: Connection, user_id: UUID) -> Any:
     return accounts.get(conn, str(user_id)) or missing(user_id)
 
 
-@users.patch("/users/<uuid:user_id>", body=UserChange(partial=True), returns=UserOut(), conditional=True, allow=MANAGE,
-             audit="user.changed", problems=(409,))  # fmt: skip
+@users.patch("/users/<uuid:user_id>", body=UserChange(partial=True), max_body=SMALL, returns=UserOut(),
+             conditional=True, allow=MANAGE, audit="user.changed", problems=(409,))  # fmt: skip
 def change(conn: Connection, user_id: UUID, body: dict[str, Any]) -> Any:
     """Change an account. It acts on its owner's next request; `active: false` ends all his sessions."""
     user = as_seen(conn, user_id)
