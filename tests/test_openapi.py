@@ -401,3 +401,11 @@ def test_a_stream_says_what_its_events_are_and_how_to_go_on(spec, version):
     assert list(validator(spec, content["schema"]).iter_errors([{"data": {"id": ID}}]))
     named = {(one["in"], one["name"]) for one in operation["parameters"]}
     assert named == {("header", "Last-Event-ID"), ("query", "last_event_id")}
+
+
+def test_what_a_route_says_at_length_is_there(spec, version):
+    erase = spec["paths"][f"/api/v{version}/users/{{user_id}}"]["delete"]
+    assert (erase["summary"][:16], erase["description"]) == (
+        "Erase an account",
+        "Needs the permission `users:manage`. By an API key no admin can be erased.",
+    )
