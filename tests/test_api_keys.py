@@ -261,6 +261,29 @@ def test_not_even_one_that_was_made_for_it_behind_our_back(app, admin):
     assert_problem(key("GET", PATH), 403, "forbidden")
 
 
+def test_no_key_makes_changes_or_erases_an_admin(app, admin, user):
+    """It would be every permission at once: who found it could sign in as the admin whose address he moved."""
+    program, other = shows(admin, "users:manage"), sign_up(app, "carol")
+    execute(app, "UPDATE users SET role = 'admin' WHERE username = 'carol'")
+    eve, about = {"username": "eve", "email": "eve@example.com"}, f"/users/{other.id}"
+    tried = [("POST", "/users", eve | {"role": "admin"}), ("PATCH", f"/users/{user.id}", {"role": "admin"})]
+    tried += [("PATCH", about, {name: value}) for name, value in (eve | {"active": False, "role": "user"}).items()]
+    before = rows(app, "SELECT * FROM users ORDER BY id")
+    for method, path, body in [*tried, ("DELETE", about, None), ("PATCH", f"/users/{admin.id}", {"username": "x"})]:
+        assert "Sign in" in assert_problem(program(method, path, body), 403, "forbidden")["detail"], (
+            method,
+            path,
+            body,
+        )
+    assert rows(app, "SELECT * FROM users ORDER BY id") == before
+    made = program("POST", "/users", eve)
+    assert made.status_code == 201
+    changed = program("PATCH", f"/users/{made.json['id']}", {"active": False, "role": "user", "username": "eva"})
+    assert (changed.status_code, changed.json["username"]) == (200, "eva")
+    assert program("DELETE", f"/users/{made.json['id']}").status_code == 204
+    assert admin("PATCH", about, {"role": "user"}).status_code == 200
+
+
 def test_jobs_of_all_are_seen_by_a_key_that_was_made_for_it(admin, user):
     job = {"vendor_type": "sync", "vendor_payload": 1}
     path = f"/jobs/{user('POST', '/jobs', job).json['request_id']}"

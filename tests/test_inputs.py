@@ -6,8 +6,9 @@ import math
 
 import pytest
 from gunicorn.http.errors import InvalidChunkSize
+from marshmallow import Schema, fields, pre_load
 
-from api.errors import Malformed
+from api.errors import Invalid, Malformed
 from api.web import inputs, strict_json
 from tests.conftest import assert_problem, rows
 
@@ -323,7 +324,47 @@ def test_every_route_with_a_body_refuses_the_same(app, anyone, admin):
     assert tried >= 7
 
 
+# ---- what would take long
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at(admin):
+    """Each item is wrong, and none is named: nobody looked at them."""
+    for path, name, most in (("/tasks", "tags", 20), ("/auth/api-keys", "scopes", 100)):
+        body = {"title": "x"} if name == "tags" else {"name": "x"}
+        refused = assert_problem(admin("POST", path, body | {name: [""] * (most + 1)}), 422, "invalid", f"/{name}")
+        assert f"At most {most}" in refused["detail"]
+        named = admin("POST", path, body | {name: [""] * most}).json["errors"]
+        assert {error["pointer"].count("/") for error in named} == {2}
+
+
+def test_of_many_unknown_fields_only_those_are_looked_at_that_are_named(admin):
+    class Counting(Schema):
+        title = fields.String()
+
+        @pre_load
+        def counted(self, data, **_more):
+            seen.append(len(data))
+            return data
+
+    seen = []
+    with pytest.raises(Invalid) as refusal:
+        inputs.load(Counting(), {str(n): 0 for n in range(1000)} | {"title": "x"})
+    assert (seen, len(refusal.value.fields)) == ([21], 20)
+
+
+def test_a_body_of_which_nothing_is_long_is_small(admin):
+    large = b'{"name": "' + b"x" * 17_000 + b'"}'
+    paths = [("POST", "/auth/api-keys"), ("PATCH", "/users/me"), ("DELETE", "/users/me"), ("POST", "/users")]
+    for method, path in [*paths, ("PATCH", f"/users/{admin.id}")]:
+        assert_problem(post(admin, large, path=path, method=method), 413, "too_large")
+
+
 # ---- the parser by itself
+
+
+def test_only_numbers_that_may_be_too_large_are_looked_at_one_by_one(monkeypatch):
+    monkeypatch.setattr(strict_json, "_integer", pytest.fail)
+    assert strict_json.parse(b"[1,-999999999999999999]") == [1, -999999999999999999]
 
 
 @pytest.mark.parametrize(

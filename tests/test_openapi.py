@@ -259,6 +259,13 @@ def test_a_list_is_asked_for_and_answered_as_its_version_has_it(spec, version):
     assert ("Link" in answer["headers"]) == (version > 1)
 
 
+def test_it_says_how_long_a_list_in_a_body_may_be(spec):
+    schemas = spec["components"]["schemas"]
+    assert schemas["TaskIn"]["properties"]["tags"]["maxItems"] == 20
+    scopes = schemas["ApiKeyIn"]["properties"]["scopes"]
+    assert (scopes["minItems"], scopes["maxItems"]) == (1, 100)
+
+
 def test_what_is_never_stored_has_no_etag_to_ask_with(spec, version):
     health = spec["paths"][f"/api/v{version}/health"]["get"]
     assert "304" not in health["responses"]
@@ -408,3 +415,11 @@ def test_a_stream_says_what_its_events_are_and_how_to_go_on(spec, version):
     assert list(validator(spec, content["schema"]).iter_errors([{"data": {"id": ID}}]))
     named = {(one["in"], one["name"]) for one in operation["parameters"]}
     assert named == {("header", "Last-Event-ID"), ("query", "last_event_id")}
+
+
+def test_what_a_route_says_at_length_is_there(spec, version):
+    erase = spec["paths"][f"/api/v{version}/users/{{user_id}}"]["delete"]
+    assert (erase["summary"][:16], erase["description"]) == (
+        "Erase an account",
+        "Needs the permission `users:manage`. By an API key no admin can be erased.",
+    )

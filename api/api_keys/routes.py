@@ -14,6 +14,7 @@ from api.statements import Row
 from api.web import API_KEY_PREFIX, IN_PERSON, Resource, caller, for_audit, may, rfc3339
 
 api_keys = Resource("api_keys", __name__)
+SMALL = 16 << 10  # bytes: all scopes there are, and a name
 
 
 @api_keys.get("/auth/api-keys", query=ApiKeyQuery(), returns=ApiKeyOut(), many=True, allow=IN_PERSON)
@@ -27,8 +28,8 @@ def prove(body: dict[str, Any]) -> dict[str, Any]:
     return {"proven": reauthentication.prove(body.pop("password"), body["code"])}
 
 
-@api_keys.post("/auth/api-keys", body=ApiKeyIn(), returns=NewApiKeyOut(), status=201, allow=IN_PERSON, prepare=prove,
-               audit="api_key.created", audited=AuditedOut(), problems=(409,))  # fmt: skip
+@api_keys.post("/auth/api-keys", body=ApiKeyIn(), max_body=SMALL, returns=NewApiKeyOut(), status=201,
+               allow=IN_PERSON, prepare=prove, audit="api_key.created", audited=AuditedOut(), problems=(409,))  # fmt: skip
 def create(conn: Connection, body: dict[str, Any], proven: Row) -> Any:
     """Make an API key, for what you may. Asks for your password. The answer has the key, which is never shown again."""
     owner = reauthentication.still_proven(conn, proven, body.pop("code"))

@@ -8,7 +8,7 @@ from marshmallow.validate import Length, OneOf
 from api import db
 from api.auth.names import INVISIBLE
 from api.auth.schemas import Proof
-from api.web import SCOPES, Timestamp
+from api.web import SCOPES, ShortList, Timestamp
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
 SCOPES_ARE = "What it may do: of that, only what the role of its owner allows at the moment it is used."
@@ -35,10 +35,11 @@ class ApiKeyIn(Proof):
         validate=[Length(1, 100), legible],
         metadata={"example": "nightly report", "description": "What it is for, to know it again."},
     )
-    scopes = fields.List(
+    scopes = ShortList(
         fields.String(validate=OneOf(SCOPES), metadata={"enum": list(SCOPES)}),
+        least=1,
+        most=100,
         required=True,
-        validate=Length(1, 100),
         metadata={"example": ["tasks:read"], "description": SCOPES_ARE},
     )
     expires_at = Timestamp(

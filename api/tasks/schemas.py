@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
-from api.web import Timestamp, WholeNumber
+from api.web import ShortList, Timestamp, WholeNumber
 
 STATUSES = ("todo", "in_progress", "done")
 SORTS = ("created_at", "updated_at", "due_at", "priority")
@@ -26,10 +26,10 @@ class TaskIn(Schema):
     description = fields.String(load_default="", validate=Length(max=10_000))
     status = fields.String(load_default="todo", validate=OneOf(STATUSES))
     priority = WholeNumber(load_default=3, validate=Range(1, 5), metadata={"description": "1 is the most urgent."})
-    tags = fields.List(
+    tags = ShortList(
         fields.String(validate=[Length(1, 50), not_blank]),
+        most=20,
         load_default=list,
-        validate=Length(max=20),
         metadata={"example": ["home"], "default": []},
     )
     due_at = Timestamp(load_default=None, allow_none=True)

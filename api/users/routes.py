@@ -24,9 +24,11 @@ from api.web import (
 )
 
 users = Resource("users", __name__)
-MANAGE = "users:manage"
+MANAGE, ADMIN = "users:manage", "admin"
+SMALL = 16 << 10  # bytes: nothing here is longer than a password
 CURRENT = "/current_password"
 NOT_YOURS = "You may see your own account only: GET /users/me. For others it needs the permission users:manage."
+SIGN_IN = "Sign in for this (POST /api/v1/auth/login), and send the access token instead."
 IN_YOUR_OWN_NAME = "This is your own account: {} asks for your password."
 
 
@@ -42,8 +44,8 @@ def prove_if_needed(body: dict[str, Any]) -> dict[str, Any]:
     return {"proven": reauthentication.prove(given, body.get("code"), CURRENT) if given else None}
 
 
-@users.patch("/users/me", body=OwnChange(partial=True), returns=UserOut(), allow=IN_PERSON, prepare=prove_if_needed,
-             audit="user.changed", problems=(403, 409, 429))  # fmt: skip
+@users.patch("/users/me", body=OwnChange(partial=True), max_body=SMALL, returns=UserOut(), allow=IN_PERSON,
+             prepare=prove_if_needed, audit="user.changed", problems=(403, 409, 429))  # fmt: skip
 def change_me(conn: Connection, body: dict[str, Any], proven: Row | None) -> Any:
     """Change your name or address. A new address needs your password, and counts once you use the link mailed to it."""
     code = body.pop("code", None)
@@ -57,8 +59,8 @@ def prove(body: dict[str, Any]) -> dict[str, Any]:
     return {"proven": reauthentication.prove(body["password"], body["code"])}
 
 
-@users.delete("/users/me", body=Proof(), status=204, allow=IN_PERSON, prepare=prove, audit="user.erased",
-              audited=UserOut(), problems=(403, 409))  # fmt: skip
+@users.delete("/users/me", body=Proof(), max_body=SMALL, status=204, allow=IN_PERSON, prepare=prove,
+              audit="user.erased", audited=UserOut(), problems=(403, 409))  # fmt: skip
 def erase_me(conn: Connection, body: dict[str, Any], proven: Row) -> Any:
     """Erase your account and what is yours, for good. Tasks stay, without your name."""
     user = reauthentication.still_proven(conn, proven, body["code"])
@@ -88,10 +90,15 @@ def hash_first(body: dict[str, Any]) -> dict[str, Any]:
     return {"password_hash": passwords.hash_password(password)}
 
 
-@users.post("/users", body=UserIn(partial=("password",)), returns=UserOut(), status=201, location="id", allow=MANAGE,
-            prepare=hash_first, idempotent=True, audit="user.created", problems=(409,))  # fmt: skip
+@users.post("/users", body=UserIn(partial=("password",)), max_body=SMALL, returns=UserOut(), status=201, location="id",
+            allow=MANAGE, prepare=hash_first, idempotent=True, audit="user.created", problems=(409,))  # fmt: skip
 def create(conn: Connection, body: dict[str, Any], password_hash: str) -> Any:
-    """Make an account for somebody, who is told by mail; without a password, with a link to choose one."""
+    """Make an account for somebody, who is told by mail; without a password, with a link to choose one.
+
+    By an API key no admin can be made.
+    """
+    if body["role"] == ADMIN:
+        in_person_only("make an admin")
     accounts.refuse_taken(conn, username=body["username"], email=body["email"])
     user = accounts.create(conn, **body, password_hash=password_hash)
     changes.welcome(conn, user)
@@ -106,11 +113,18 @@ def show(conn: Connection, user_id: UUID) -> Any:
     return accounts.get(conn, str(user_id)) or missing(user_id)
 
 
-@users.patch("/users/<uuid:user_id>", body=UserChange(partial=True), returns=UserOut(), conditional=True, allow=MANAGE,
-             audit="user.changed", problems=(409,))  # fmt: skip
+@users.patch("/users/<uuid:user_id>", body=UserChange(partial=True), max_body=SMALL, returns=UserOut(),
+             conditional=True, allow=MANAGE, audit="user.changed", problems=(409,))  # fmt: skip
 def change(conn: Connection, user_id: UUID, body: dict[str, Any]) -> Any:
-    """Change an account. It acts on its owner's next request; `active: false` ends all his sessions."""
+    """Change an account. It acts on its owner's next request; `active: false` ends all his sessions.
+
+    By an API key neither a role can be changed nor the account of an admin.
+    """
     user = as_seen(conn, user_id)
+    if user["role"] == ADMIN:
+        in_person_only("change the account of an admin")
+    if body.get("role", user["role"]) != user["role"]:
+        in_person_only("change a role")
     if "email" in body and user["id"] == actor():
         raise Forbidden(IN_YOUR_OWN_NAME.format("PATCH /users/me"), fields=[("/email", "Is your own address.")])
     return changes.by_admin(conn, user, body)
@@ -119,12 +133,23 @@ def change(conn: Connection, user_id: UUID, body: dict[str, Any]) -> Any:
 @users.delete("/users/<uuid:user_id>", status=204, conditional=True, allow=MANAGE, audit="user.erased",
               audited=UserOut(), problems=(409,))  # fmt: skip
 def erase(conn: Connection, user_id: UUID) -> Any:
-    """Erase an account and what is its owner's, for good. Tasks stay, without the name."""
+    """Erase an account and what is its owner's, for good. Tasks stay, without the name.
+
+    By an API key no admin can be erased.
+    """
     user = as_seen(conn, user_id)
+    if user["role"] == ADMIN:
+        in_person_only("erase an admin")
     accounts.refuse_last_admin(conn, user)
     if user["id"] == actor():
         raise Forbidden(IN_YOUR_OWN_NAME.format("DELETE /users/me"))
     erasure.erase(conn, user)
+
+
+def in_person_only(deed: str) -> None:
+    """Refuse to let a program do this: whoever found its key would be an admin himself. Raises Forbidden."""
+    if caller()["scopes"] is not None:
+        raise Forbidden(f"An API key cannot {deed}. {SIGN_IN}")
 
 
 def as_seen(conn: Connection, user_id: UUID) -> Row:

@@ -6,7 +6,7 @@ from api.web.api_keys import api_key_hash
 from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
-from api.web.fields import Timestamp, WholeNumber, YesOrNo, rfc3339
+from api.web.fields import ShortList, Timestamp, WholeNumber, YesOrNo, rfc3339
 from api.web.guard import IN_PERSON, PERMISSIONS, PUBLIC, ROLES, SCOPES, SIGNED_IN, actor, caller, may, rights_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
@@ -25,6 +25,7 @@ __all__ = [
     "SIGNED_IN",
     "Listing",
     "Resource",
+    "ShortList",
     "Timestamp",
     "WholeNumber",
     "YesOrNo",

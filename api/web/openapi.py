@@ -92,16 +92,18 @@ def routes(app: Flask, version: int) -> Iterator[tuple[Rule, Contract, str]]:
 
 def _operation(app: Flask, rule: Rule, contract: Contract, method: str) -> dict[str, Any]:
     room = rule.endpoint.partition("_v")[0]
+    summary, _, more = (app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
         "tags": [room],
         "operationId": _operation_id(rule, method),
-        "summary": (app.view_functions[rule.endpoint].__doc__ or "").split("\n")[0].rstrip("."),
+        "summary": summary.rstrip("."),
         "parameters": [*_path_parameters(rule), *_header_parameters(contract)],
         "responses": responses(rule, contract),
     }
     if contract.allow != PUBLIC:
         operation["security"] = [{"bearer": []}]
-        operation["description"] = WHO.get(contract.allow, f"Needs the permission `{contract.allow}`.")
+        who = WHO.get(contract.allow, f"Needs the permission `{contract.allow}`.")
+        operation["description"] = " ".join([who, *more.split()])
     if contract.deprecated:
         operation["deprecated"] = True
     if contract.query:

@@ -4,6 +4,7 @@ every step is linear in the size of the text.
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from api.errors import Malformed
 
 MAX_DEPTH = 32
 INTEGERS = range(-(2**63), 2**63)
+LONG_NUMBER = re.compile(rb"[0-9]{19}")  # with fewer digits every integer has less than 64 bits
 
 
 def parse(data: bytes) -> Any:
@@ -23,7 +25,7 @@ def parse(data: bytes) -> Any:
             data.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_constant,
-            parse_int=_integer,
+            parse_int=_integer if LONG_NUMBER.search(data) else None,  # C's own is five times as fast
             parse_float=_float,
         )
     except UnicodeDecodeError:
