@@ -22,7 +22,7 @@ export function startFactor(changed) {
   $("codes-done").addEventListener("click", () => { $("codes").hidden = true; $("codes-shown").replaceChildren(); $("totp-title").focus(); });
 }
 
-/** Show how it is: on or off. */
+/** Show how it is, on or off; who has one is asked for its code wherever the password alone is not enough. */
 export function enterFactor(user) {
   const since = user.totp_enabled_at;
   clear();
@@ -30,6 +30,10 @@ export function enterFactor(user) {
     : "Off. With it, who knows your password still cannot sign in without your telephone.";
   setup.hidden = Boolean(since);
   $("totp-on").hidden = !since;
+  for (const field of document.querySelectorAll(".with-factor")) {
+    field.hidden = !since;
+    field.querySelector("input").value = "";
+  }
 }
 
 /** Say that nothing else goes on without one: the server lets an admin do no more. */
