@@ -14,13 +14,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, NewApiKeyOut
 from api.audit.schemas import HistoryOut, TrailOut, VerdictOut
-from api.auth.schemas import LoginIn, OwnSessionOut, RefreshIn, RegisterIn, TokensOut, UserOut
+from api.auth.schemas import LoginIn, OwnSessionOut, Proof, RefreshIn, RegisterIn, TokensOut, UserOut
 from api.credentials.schemas import AddressIn, ChangeIn, MessageOut, NewPasswordIn
 from api.jobs.schemas import AcceptedOut, JobIn, JobOut, RetryIn, SummaryOut, WebhookIn, WebhookOut
 from api.ops.schemas import DatabaseOut, HealthOut, PartOut
 from api.second_factor.schemas import RecoveryCodesOut, TotpCodeIn, TotpIn, TotpOut, TotpRemovalIn
 from api.tasks.schemas import TaskChange, TaskIn, TaskOut
-from api.users.schemas import ExportOut, Farewell, OwnChange, UserChange, UserIn
+from api.users.schemas import ExportOut, OwnChange, UserChange, UserIn
 from api.vendors.schemas import SecretIn, VendorChange, VendorIn, VendorOut, VendorSecretOut, VendorStateOut
 from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
@@ -42,7 +42,7 @@ BODIES = (
     *(JobIn, RetryIn, WebhookIn, VendorIn, VendorChange, SecretIn),
     *(TotpIn, TotpCodeIn, TotpRemovalIn),
     ApiKeyIn,
-    *(UserIn, UserChange, OwnChange, Farewell),
+    *(UserIn, UserChange, OwnChange, Proof),
 )
 
 

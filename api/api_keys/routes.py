@@ -8,10 +8,10 @@ from sqlalchemy import Connection
 
 from api.api_keys import queries
 from api.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyQuery, AuditedOut, NewApiKeyOut
-from api.auth import accounts, mails
+from api.auth import mails, reauthentication
 from api.errors import Invalid, NotFound
 from api.statements import Row
-from api.web import API_KEY_PREFIX, IN_PERSON, PERMISSIONS, Resource, actor, caller, for_audit, rfc3339
+from api.web import API_KEY_PREFIX, IN_PERSON, Resource, caller, for_audit, may, rfc3339
 
 api_keys = Resource("api_keys", __name__)
 
@@ -22,15 +22,20 @@ def index(conn: Connection, query: dict[str, Any]) -> Any:
     return queries.find(conn, caller()["id"], **query)
 
 
-@api_keys.post("/auth/api-keys", body=ApiKeyIn(), returns=NewApiKeyOut(), status=201, allow=IN_PERSON, problems=(409,),
-               audit="api_key.created", audited=AuditedOut())  # fmt: skip
-def create(conn: Connection, body: dict[str, Any]) -> Any:
-    """Make an API key, for what your role allows. The answer has it, and it is never shown again."""
-    me = caller()
-    body["scopes"] = allowed(me, body["scopes"])
+def prove(body: dict[str, Any]) -> dict[str, Any]:
+    """Check the password, and the code, before the transaction opens: a key lasts longer than a stolen session."""
+    return {"proven": reauthentication.prove(body.pop("password"), body["code"])}
+
+
+@api_keys.post("/auth/api-keys", body=ApiKeyIn(), returns=NewApiKeyOut(), status=201, allow=IN_PERSON, prepare=prove,
+               audit="api_key.created", audited=AuditedOut(), problems=(409,))  # fmt: skip
+def create(conn: Connection, body: dict[str, Any], proven: Row) -> Any:
+    """Make an API key, for what you may. Asks for your password. The answer has the key, which is never shown again."""
+    owner = reauthentication.still_proven(conn, proven, body.pop("code"))
+    body["scopes"] = allowed(caller(), body["scopes"])
     key = API_KEY_PREFIX + secrets.token_urlsafe(32)
-    made = queries.create(conn, me["id"], key, body)
-    tell(conn, made)
+    made = queries.create(conn, owner["id"], key, body)
+    tell(conn, owner, made)
     return made | {"key": key}
 
 
@@ -45,28 +50,24 @@ def remove(conn: Connection, key_id: UUID) -> Any:
 
 
 def allowed(person: Row, scopes: list[str]) -> list[str]:
-    """Return scopes in order, each once. Raises Invalid, naming those that the role of their owner does not allow."""
-    permissions = PERMISSIONS[person["role"]]
-    wrong = [(number, scope) for number, scope in enumerate(scopes) if scope not in permissions]
+    """Return scopes in order, each once. Raises Invalid, naming those that their owner may not himself."""
+    wrong = [(number, scope) for number, scope in enumerate(scopes) if not may(person, scope)]
     if wrong:
-        fault = f"The role {person['role']} does not allow it. Leave it out."
+        fault = f"With the role {person['role']} you may not do it yourself, or not yet. Leave it out."
         names = ", ".join(sorted({scope for _, scope in wrong}))
-        detail = f"No key of yours can be made for {names}: the role {person['role']} does not allow it."
+        detail = f"No key of yours can be made for {names}: with the role {person['role']} you may not do it yourself."
         raise Invalid(detail, fields=[(f"/scopes/{number}", fault) for number, _ in wrong])
     return sorted(set(scopes))
 
 
-def tell(conn: Connection, made: Row) -> None:
-    """Write to the owner of a new key: whoever stole a session must not make himself at home in silence."""
-    owner = accounts.get(conn, actor())
-    if owner is None:
-        raise LookupError("who makes a key has an account")
+def tell(conn: Connection, owner: Row, made: Row) -> None:
+    """Write to the owner of a new key, without its name: that is somebody's to choose, and the mailbox may be another's."""
     until = f"until {rfc3339(made['expires_at'])}" if made["expires_at"] else "until it is removed"
     mails.warn(
         conn,
         owner,
         "A new API key for your account",
-        f"An API key was made for your account: “{made['name']}”, which begins with {made['hint']}. "
+        f"An API key was made for your account, which begins with {made['hint']}. "
         f"It may do this, {until}: {', '.join(made['scopes'])}.",
         f"To revoke it: DELETE /api/v1/auth/api-keys/{made['id']}.",
     )

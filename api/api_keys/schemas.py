@@ -7,6 +7,7 @@ from marshmallow.validate import Length, OneOf
 
 from api import db
 from api.auth.names import INVISIBLE
+from api.auth.schemas import Proof
 from api.web import SCOPES, Timestamp
 
 EXAMPLE_ID = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
@@ -26,7 +27,7 @@ def in_the_future(moment: int) -> None:
         raise ValidationError("Has passed already. Give a time in the future, or leave it out.")
 
 
-class ApiKeyIn(Schema):
+class ApiKeyIn(Proof):
     """A new key."""
 
     name = fields.String(

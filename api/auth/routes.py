@@ -50,10 +50,9 @@ def check_first(body: dict[str, Any]) -> dict[str, Any]:
     with db.reading() as conn:
         user = accounts.by_email(conn, body["email"])
     same = passwords.matches(body["password"], user["password_hash"] if user else None)
-    if user is None or not same:
+    if user is None or not same or not user["active"]:  # who is shut out is told no more than a stranger
         raise Unauthenticated("The email or the password is not right.")
-    if user["active"]:  # nobody else is told that there is a second factor
-        totp.check_first(user, body["code"], Unauthenticated)
+    totp.check_first(user, body["code"], Unauthenticated)
     forgive(account)
     return {"user": user}
 

@@ -1,5 +1,7 @@
 """Signing up and in, as the wire sees it."""
 
+from typing import Any
+
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf
 
@@ -15,6 +17,21 @@ NEW_PASSWORD = {
     "example": "secret123",
     "minLength": 8,
     "description": "At least 8 characters, at most 72 bytes in UTF-8; none of the commonest, and no name of yours.",
+}
+
+PASSWORD: dict[str, Any] = {  # the one that is
+    "required": True,
+    "validate": not_too_long,
+    "metadata": {"format": "password", "example": "secret123", "description": "The password of the account."},
+}
+CODE: dict[str, Any] = {
+    "load_default": None,
+    "allow_none": True,
+    "validate": [Length(1, 64), is_code],
+    "metadata": {
+        "description": "Of an account with a second factor: the six digits of its app, or a recovery code.",
+        "example": None,
+    },
 }
 
 
@@ -40,9 +57,7 @@ class LoginIn(Schema):
     """What a person signs in with."""
 
     email = fields.String(required=True, validate=Length(1, 254), metadata={"example": "john@example.com"})
-    password = fields.String(
-        required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
-    )
+    password = fields.String(**PASSWORD)
     cookie = YesOrNo(
         load_default=False,
         metadata={
@@ -50,15 +65,14 @@ class LoginIn(Schema):
             "SameSite=Strict), which only `POST …/auth/refresh` gets."
         },
     )
-    code = fields.String(
-        load_default=None,
-        allow_none=True,
-        validate=[Length(1, 64), is_code],
-        metadata={
-            "description": "Of an account with a second factor: the six digits of its app, or a recovery code.",
-            "example": None,
-        },
-    )
+    code = fields.String(**CODE)
+
+
+class Proof(Schema):
+    """What only the owner of an account knows, once more."""
+
+    password = fields.String(**PASSWORD)
+    code = fields.String(**CODE)
 
 
 class RefreshIn(Schema):

@@ -78,9 +78,7 @@ def check_first(user: Row, code: str | None, refusal: type[Refusal] = Forbidden)
 
 def try_out(user: Row, code: str, refusal: type[Refusal] = Forbidden) -> None:
     """Check a code against a user's secret, as `check_first` does, also if it is not enabled yet."""
-    # With another password it begins anew: who had found out the one before guesses at nothing any more.
-    account = f"{user['id']} {user['password_hash']}"
-    wait = slow_down(account, anywhere=True)
+    wait = slow_down(user["id"], anywhere=True)
     with db.reading() as conn:
         is_recovery = recovery_codes.normal(code) is not None
         known = recovery_codes.exists(conn, user["id"], code) if is_recovery else _is_fresh(user, code)
@@ -88,7 +86,7 @@ def try_out(user: Row, code: str, refusal: type[Refusal] = Forbidden) -> None:
         if wait == FIRST_WAIT:
             _warn(user)
         raise wrong(refusal)
-    forgive(account, anywhere=True)
+    forgive(user["id"], anywhere=True)
 
 
 def check(conn: Connection, user: Row, code: str | None, refusal: type[Refusal] = Forbidden) -> None:

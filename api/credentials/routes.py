@@ -76,7 +76,7 @@ def reset(conn: Connection, body: dict[str, Any], token: str, new_hash: str) -> 
 
 def check_current(body: dict[str, Any]) -> dict[str, Any]:
     """Check the current password and hash the new one before the transaction opens. Guessing is as slow as at login."""
-    user = reauthentication.prove(body["current_password"], CURRENT)
+    user = reauthentication.prove(body["current_password"], body["code"], CURRENT)
     if passwords.normal(body["current_password"]) == passwords.normal(body["new_password"]):
         same = "Is the one you have. Choose another one."
         raise Invalid(f"new_password: {same}", fields=[("/new_password", same)])
@@ -86,9 +86,9 @@ def check_current(body: dict[str, Any]) -> dict[str, Any]:
 
 @credentials.put("/auth/change-password", body=ChangeIn(), max_body=SMALL, status=204, allow=IN_PERSON,
                  prepare=check_current, audit="user.password_changed", audited=UserOut(), problems=(403,))  # fmt: skip
-def change(conn: Connection, body: dict[str, Any], proven: Row, new_hash: str) -> Any:  # noqa: ARG001 (checked before)
+def change(conn: Connection, body: dict[str, Any], proven: Row, new_hash: str) -> Any:
     """Choose another password. Every other session of yours ends."""
-    user = reauthentication.still_proven(conn, proven, CURRENT)
+    user = reauthentication.still_proven(conn, proven, body["code"], CURRENT)
     after = accounts.change(conn, user, password_hash=new_hash)
     close_other_doors(conn, user, keep=caller()["session_id"])
     mails.warn(conn, user, "Your password was changed", f"your password was changed. {ENDED}")

@@ -5,8 +5,7 @@ from marshmallow.validate import Length
 
 from api.auth.names import mailable
 from api.auth.password_rules import RULES
-from api.auth.passwords import not_too_long
-from api.auth.schemas import NEW_PASSWORD
+from api.auth.schemas import CODE, NEW_PASSWORD, PASSWORD
 
 
 class AddressIn(Schema):
@@ -30,7 +29,6 @@ class NewPasswordIn(Schema):
 class ChangeIn(Schema):
     """The password that is, and the one to be."""
 
-    current_password = fields.String(
-        required=True, validate=not_too_long, metadata={"format": "password", "example": "correct horse"}
-    )
-    new_password = fields.String(required=True, validate=RULES, metadata=NEW_PASSWORD)
+    current_password = fields.String(**PASSWORD)
+    new_password = fields.String(required=True, validate=RULES, metadata=NEW_PASSWORD | {"example": "correct horse"})
+    code = fields.String(**CODE)

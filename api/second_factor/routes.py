@@ -25,24 +25,30 @@ MUST = (
 
 def password_first(body: dict[str, Any]) -> dict[str, Any]:
     """Check the password before the transaction opens, and prepare what takes time."""
-    user = reauthentication.prove(body.pop("password"))
+    user = reauthentication.prove_password(body.pop("password"))
     secret = authenticator.new_secret()
     return {"checked": user, "secret": secret, "described": authenticator.described(secret, user["email"])}
 
 
-def code_first(body: dict[str, Any]) -> dict[str, Any]:
-    """Check a code before the transaction opens, whether it is to begin or asked for already."""
+def first_code_first(body: dict[str, Any]) -> dict[str, Any]:
+    """Check the code that is to begin before the transaction opens. Of one that has begun nothing is told."""
     user = own_account()
+    if user["totp_enabled_at"]:
+        raise Conflict(IN_USE)
     if user["totp_secret"]:
         totp.try_out(user, body["code"])
     return {}
 
 
+def code_first(body: dict[str, Any]) -> dict[str, Any]:
+    """Check a code before the transaction opens."""
+    totp.check_first(own_account(), body["code"])
+    return {}
+
+
 def password_and_code_first(body: dict[str, Any]) -> dict[str, Any]:
     """Check both before the transaction opens."""
-    user = reauthentication.prove(body.pop("password"))
-    totp.check_first(user, body["code"])
-    return {"checked": user}
+    return {"checked": reauthentication.prove(body.pop("password"), body["code"])}
 
 
 @second_factor.post("/auth/totp", body=TotpIn(), max_body=SMALL, returns=TotpOut(), status=201,
@@ -56,7 +62,7 @@ def begin(
     described: dict[str, str],
 ) -> Any:
     """Begin to set up a second factor. It is asked for once a code of it was sent; to begin again replaces it."""
-    user = reauthentication.still_proven(conn, checked)
+    user = reauthentication.still_password(conn, checked)
     if user["totp_enabled_at"]:
         raise Conflict(IN_USE)
     for_audit(before=user, after=totp.start(conn, user, secret))
@@ -64,7 +70,8 @@ def begin(
 
 
 @second_factor.put("/auth/totp", body=TotpCodeIn(), max_body=SMALL, returns=RecoveryCodesOut(), allow=IN_PERSON,
-                   prepare=code_first, audit="user.totp_enabled", audited=FactorOut(), problems=(409,))  # fmt: skip
+                   prepare=first_code_first, audit="user.totp_enabled", audited=FactorOut(),
+                   problems=(409,))  # fmt: skip
 def enable(conn: Connection, body: dict[str, Any]) -> Any:
     """Have the second factor asked for from now on. Ends your other sessions. Shows the recovery codes, once."""
     user = reauthentication.own(conn)
@@ -81,7 +88,7 @@ def enable(conn: Connection, body: dict[str, Any]) -> Any:
                       problems=(409,))  # fmt: skip
 def remove(conn: Connection, body: dict[str, Any], checked: Row) -> Any:
     """Switch the second factor off. Its secret and the recovery codes are gone."""
-    user = in_use(reauthentication.still_proven(conn, checked))
+    user = in_use(reauthentication.still_password(conn, checked))
     if user["role"] == "admin" and current_app.extensions["settings"].require_admin_totp:
         raise Conflict(MUST)
     totp.check(conn, user, body["code"])

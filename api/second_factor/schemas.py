@@ -3,17 +3,15 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
-from api.auth.passwords import not_too_long
+from api.auth.schemas import PASSWORD
 from api.auth.totp import is_code, is_six_digits
 from api.web import Timestamp
-
-PASSWORD = {"format": "password", "example": "secret123", "description": "Your password, once more."}
 
 
 class TotpIn(Schema):
     """Who begins to set it up."""
 
-    password = fields.String(required=True, validate=not_too_long, metadata=PASSWORD)
+    password = fields.String(**PASSWORD)
 
 
 class TotpCodeIn(Schema):
@@ -29,7 +27,7 @@ class TotpCodeIn(Schema):
 class TotpRemovalIn(Schema):
     """Who switches it off."""
 
-    password = fields.String(required=True, validate=not_too_long, metadata=PASSWORD)
+    password = fields.String(**PASSWORD)
     code = fields.String(
         required=True,
         validate=[Length(1, 64), is_code],

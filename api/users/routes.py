@@ -5,13 +5,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from api.auth import accounts, passwords, reauthentication, totp
+from api.auth import accounts, passwords, reauthentication
 from api.auth.password_rules import names_of, refuse_names
-from api.auth.schemas import UserOut
+from api.auth.schemas import Proof, UserOut
 from api.errors import Forbidden, NotFound
 from api.statements import Row
 from api.users import changes, erasure, export, queries
-from api.users.schemas import ExportOut, Farewell, OwnChange, UserChange, UserFilter, UserIn
+from api.users.schemas import ExportOut, OwnChange, UserChange, UserFilter, UserIn
 from api.web import (
     IN_PERSON,
     SIGNED_IN,
@@ -39,31 +39,29 @@ def me(conn: Connection) -> Any:
 def prove_if_needed(body: dict[str, Any]) -> dict[str, Any]:
     """Check the password, if it was given."""
     given = body.pop("current_password", None)
-    return {"proven": reauthentication.prove(given, CURRENT) if given else None}
+    return {"proven": reauthentication.prove(given, body.get("code"), CURRENT) if given else None}
 
 
 @users.patch("/users/me", body=OwnChange(partial=True), returns=UserOut(), allow=IN_PERSON, prepare=prove_if_needed,
              audit="user.changed", problems=(403, 409, 429))  # fmt: skip
 def change_me(conn: Connection, body: dict[str, Any], proven: Row | None) -> Any:
     """Change your name or address. A new address needs your password, and counts once you use the link mailed to it."""
-    user = reauthentication.still_proven(conn, proven, CURRENT) if proven else reauthentication.own(conn)
+    code = body.pop("code", None)
+    user = reauthentication.still_proven(conn, proven, code, CURRENT) if proven else reauthentication.own(conn)
     for_audit(before=user)
     return changes.own(conn, user, body)
 
 
 def prove(body: dict[str, Any]) -> dict[str, Any]:
     """Check what only the owner of an account knows."""
-    user = reauthentication.prove(body["password"])
-    totp.check_first(user, body.get("code"))
-    return {"proven": user}
+    return {"proven": reauthentication.prove(body["password"], body["code"])}
 
 
-@users.delete("/users/me", body=Farewell(), status=204, allow=IN_PERSON, prepare=prove, audit="user.erased",
+@users.delete("/users/me", body=Proof(), status=204, allow=IN_PERSON, prepare=prove, audit="user.erased",
               audited=UserOut(), problems=(403, 409))  # fmt: skip
 def erase_me(conn: Connection, body: dict[str, Any], proven: Row) -> Any:
     """Erase your account and what is yours, for good. Tasks stay, without your name."""
-    user = reauthentication.still_proven(conn, proven)
-    totp.check(conn, user, body.get("code"))
+    user = reauthentication.still_proven(conn, proven, body["code"])
     for_audit(before=user)
     erasure.erase(conn, user)
 

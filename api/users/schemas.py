@@ -6,9 +6,7 @@ from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf
 
 from api.audit.schemas import EntryOut
-from api.auth.passwords import not_too_long
-from api.auth.schemas import RegisterIn
-from api.auth.totp import is_code
+from api.auth.schemas import CODE, PASSWORD, RegisterIn
 from api.jobs.schemas import JobOut
 from api.tasks.schemas import TaskOut
 from api.web import ROLES, Timestamp, YesOrNo
@@ -64,10 +62,8 @@ class OwnChange(RegisterIn):
 
         exclude = ("password", "role")
 
-    current_password = fields.String(
-        validate=not_too_long,
-        metadata={"format": "password", "example": "secret123", "description": "Needed for a new address."},
-    )
+    current_password = fields.String(**PASSWORD | {"required": False})
+    code = fields.String(**CODE)
 
     @validates_schema
     def something(self, data: dict[str, Any], **_more: Any) -> None:
@@ -76,18 +72,6 @@ class OwnChange(RegisterIn):
             raise ValidationError(NOTHING)
         if "email" in data and "current_password" not in data:
             raise ValidationError("Needed for a new address.", "current_password")
-
-
-class Farewell(Schema):
-    """What one must know to erase one's own account."""
-
-    password = fields.String(
-        required=True, validate=not_too_long, metadata={"format": "password", "example": "secret123"}
-    )
-    code = fields.String(
-        validate=[Length(1, 64), is_code],
-        metadata={"description": "Of the second factor, for an account that has one."},
-    )
 
 
 class SessionExport(Schema):

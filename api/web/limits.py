@@ -46,7 +46,7 @@ SECOND_FACTOR = Backoff(free=5, most=3600, memory=24 * 3600)
 TOO_MANY = {
     "sign-in": "Too many wrong passwords or codes for this account.",
     "second-factor": "Too many wrong codes for this account. If they were not yours, somebody knows its password: "
-    "choose another one, and you need not wait.",
+    "choose another one.",
 }
 
 
