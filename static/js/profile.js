@@ -43,11 +43,12 @@ function askForProof() {
 }
 
 function showAddress({ email, new_email, email_confirmed_at }) {
-  const again = (send) => h("button", { type: "button", onclick: send }, "Send the mail again");
+  const note = (address, text, send) => h("p", {}, ...text,
+    h("button", { type: "button", "aria-label": `Send the mail again to ${address}`, onclick: () => send(address) }, "Send the mail again"));
   const notes = [
-    email_confirmed_at ? null : h("p", {}, "Not confirmed yet: open the link in the mail we sent there.", again(() => sendAgain(email))),
-    new_email ? h("p", {}, "To be ", h("bdi", {}, new_email), ", once you open the link in the mail we sent there. Until then it stays as it is.", again(() => askAgain(new_email))) : null,
-  ].filter(Boolean);
+    ...(email_confirmed_at ? [] : [note(email, [h("bdi", {}, email), " is not confirmed yet: open the link in the mail we sent there."], sendAgain)]),
+    ...(new_email ? [note(new_email, ["To be ", h("bdi", {}, new_email), ", once you open the link in the mail we sent there. Until then it stays as it is."], askAgain)] : []),
+  ];
   $("address-state").replaceChildren(...notes);
   $("address-state").hidden = !notes.length;
 }
