@@ -56,7 +56,7 @@ function offerScopes() {
 }
 
 function show(keys) {
-  list.replaceChildren(keys.length ? h("ul", { class: "items" }, keys.map(row)) : h("p", { class: "hint" }, "None yet. A key lets a program in without your password, for as much as you say."));
+  list.replaceChildren(keys.length ? h("ul", { class: "items" }, keys.map(row)) : h("p", { class: "hint" }, "None yet. A key lets a program use the API without your password. You choose what it may do."));
 }
 
 function row(key) {

@@ -26,8 +26,8 @@ export function startFactor(changed) {
 export function enterFactor(user) {
   const since = user.totp_enabled_at;
   clear();
-  $("totp-state").textContent = since ? `On since ${fully(since)}: signing in takes a code from your authenticator, too.`
-    : "Off. With it, who knows your password still cannot sign in without your telephone.";
+  $("totp-state").textContent = since ? `On since ${fully(since)}: signing in takes a code from your authenticator, too, and so does all that asks for your password here.`
+    : "Off. Once it is on, your password alone lets nobody in: signing in also takes a code from an app on your phone.";
   setup.hidden = Boolean(since);
   $("totp-on").hidden = !since;
   for (const field of document.querySelectorAll(".with-factor")) {

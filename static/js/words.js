@@ -57,7 +57,7 @@ export function toLocalInput(time) {
 /** The value of a datetime-local input to RFC 3339 in UTC; null for "". */
 export const fromLocalInput = (text) => (text ? new Date(text).toISOString() : null);
 
-/** A code as people type it from paper or a telephone, without the gaps. */
+/** A code as people type it from paper or a phone, without the gaps. */
 export const inOneWord = (text) => text.replaceAll(/\s+/g, "");
 
 /** A number of things: "1 person", "3 people". */

@@ -274,7 +274,7 @@ def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: 
     panel = page.locator("#panel").inner_text()
     for private in (secret, code, codes[0], PASSWORD):
         assert private not in panel
-    shown.get_by_role("button", name="I have kept them").click()
+    shown.get_by_role("button", name="I have saved them").click()
     assert codes[0] not in page.content()
     assert secret not in page.content()
 
@@ -402,7 +402,7 @@ def test_sessions_and_keys_are_ended(page: Page, server: Walnut, api: Api) -> No
     sessions = page.locator("#session-list li")
     expect(sessions).to_have_count(4)
     expect(sessions.first).to_contain_text("Chrome on Linux This one")
-    sessions.last.get_by_role("button", name="End").click()
+    sessions.last.get_by_role("button", name="End session").click()
     expect(sessions).to_have_count(3)
     page.get_by_role("button", name="Sign out everywhere else").click()
     page.get_by_role("alertdialog").get_by_role("button", name="Sign out there").click()
