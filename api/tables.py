@@ -61,6 +61,8 @@ users = Table(
     Column("totp_secret", Text),  # sealed (api/secret_box.py)
     Column("totp_enabled_at", BigInteger),  # none: the secret is not in use yet
     Column("totp_step", BigInteger, nullable=False, server_default=text("0")),  # of the last code: none works twice
+    Column("mails_since", BigInteger, nullable=False, server_default=text("0")),  # how many he was sent from then on:
+    Column("mails_sent", Integer, nullable=False, server_default=text("0")),  # api/auth/mails.py
     Column("role", String(16), nullable=False),
     Column("active", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),

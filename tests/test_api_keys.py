@@ -16,7 +16,7 @@ from api.jobs.mail import KIND
 from api.secret_box import secret_box
 from api.web import SCOPES, guard, limits
 from api.web import api_keys as corridor
-from tests.conftest import Caller, assert_problem, execute, rows, sign_in, sign_up
+from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
 
 NOBODY = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
 INVALID = 'Bearer realm="walnut", error="invalid_token"'
@@ -34,7 +34,7 @@ def nothing_left_behind(request, monkeypatch):
 
 
 def make(caller, *scopes, **more):
-    answer = caller("POST", PATH, {"name": "report", "scopes": list(scopes)} | more)
+    answer = caller("POST", PATH, {"name": "report", "scopes": list(scopes), "password": PASSWORD} | more)
     assert answer.status_code == 201, answer.text
     return answer.json
 
@@ -88,7 +88,7 @@ def test_no_two_keys_are_alike(user):
 
 
 def test_the_answer_with_the_key_is_stored_nowhere(app, user):
-    body = {"name": "x", "scopes": ["tasks:read"]}
+    body = {"name": "x", "scopes": ["tasks:read"], "password": PASSWORD}
     first, second = (user("POST", PATH, body, Idempotency_Key="same") for _ in range(2))
     assert first.headers["Cache-Control"] == "no-store"
     assert first.json["key"] != second.json["key"]
@@ -123,12 +123,12 @@ def test_the_answer_with_the_key_is_stored_nowhere(app, user):
     ],
 )
 def test_what_no_key_can_be_made_of_is_refused_by_name(app, user, body, pointers):
-    assert_problem(user("POST", PATH, body), 422, "invalid", *pointers)
+    assert_problem(user("POST", PATH, body | {"password": PASSWORD}), 422, "invalid", *pointers)
     assert rows(app, "SELECT count(*) FROM api_keys") == [(0,)]
 
 
 def test_the_scope_that_the_role_does_not_allow_is_named(user):
-    problem = user("POST", PATH, {"name": "x", "scopes": ["tasks:read", "users:manage"]}).json
+    problem = user("POST", PATH, {"name": "x", "scopes": ["tasks:read", "users:manage"], "password": PASSWORD}).json
     assert "users:manage" in problem["detail"]
     assert "tasks:read" not in problem["detail"]
 
@@ -149,7 +149,9 @@ def test_there_is_room_for_so_many_and_those_that_expired_give_way(app, user, mo
     monkeypatch.setattr(queries, "MOST", 3)
     for _ in range(3):
         make(user, "tasks:read", expires_at=later(days=1))
-    problem = assert_problem(user("POST", PATH, {"name": "x", "scopes": ["tasks:read"]}), 409, "conflict")
+    problem = assert_problem(
+        user("POST", PATH, {"name": "x", "scopes": ["tasks:read"], "password": PASSWORD}), 409, "conflict"
+    )
     assert "DELETE" in problem["detail"]
     other = sign_up(app, "bob")
     make(other, "tasks:read", expires_at=later(days=1))
@@ -199,7 +201,7 @@ def test_the_trail_has_who_and_what_for_and_neither_key_nor_hint_nor_name(app, u
 
 
 def test_the_owner_is_told_by_mail_in_the_same_commit(app, user):
-    user("POST", PATH, {"name": "x", "scopes": ["users:manage"]})
+    user("POST", PATH, {"name": "x", "scopes": ["users:manage"], "password": PASSWORD})
     before = rows(app, "SELECT count(*) FROM jobs WHERE kind = ?", KIND)[0][0]
     made = make(user, "tasks:read", name="nightly", expires_at="2999-01-31T12:00:00Z")
     assert rows(app, "SELECT count(*) FROM jobs WHERE kind = ?", KIND)[0][0] == before + 1

@@ -68,7 +68,7 @@ def submitted(admin):
 
 
 def keyed(caller):
-    return caller("POST", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]})
+    return caller("POST", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"], "password": PASSWORD})
 
 
 def cancelled(admin):
@@ -163,7 +163,9 @@ CHANGES = {
     ),
     ("POST", "/auth/api-keys"): (
         lambda app, admin: keyed(admin),
-        lambda app, admin: admin("POST", "/auth/api-keys", {"name": "x", "scopes": ["everything"]}),
+        lambda app, admin: admin(
+            "POST", "/auth/api-keys", {"name": "x", "scopes": ["everything"], "password": PASSWORD}
+        ),
         "api_key.created",
     ),
     ("DELETE", "/auth/api-keys/{key_id}"): (

@@ -14,7 +14,7 @@ import pytest
 from api import create_app, db
 from api.auth import tokens
 from api.web.versions import VERSIONS
-from tests.conftest import Caller, copy_database, execute, rows, settings_in, sign_in, sign_up
+from tests.conftest import PASSWORD, Caller, copy_database, execute, rows, settings_in, sign_in, sign_up
 
 NOBODY = "019a9f3e-5b1c-7c3a-9d0e-0f6b2a1c4d5e"
 NONSENSE = {"nonsense": 1}
@@ -39,7 +39,7 @@ class World:
 
     def key(self, owner: Caller, *scopes: str) -> Caller:
         if (owner, scopes) not in self._keys:
-            made = owner("POST", "/auth/api-keys", {"name": "x", "scopes": list(scopes)})
+            made = owner("POST", "/auth/api-keys", {"name": "x", "scopes": list(scopes), "password": PASSWORD})
             self._keys[owner, scopes] = Caller(self.app, made.json["key"])
         return self._keys[owner, scopes]
 
@@ -73,7 +73,7 @@ class World:
 
     def api_key(self) -> str:
         """Return the id of a key of the user's."""
-        made = self.alice("POST", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]})
+        made = self.alice("POST", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"], "password": PASSWORD})
         return str(made.json["id"])
 
 

@@ -26,7 +26,7 @@ from api.version import __version__
 from api.web.fields import Timestamp, rfc3339
 from api.web.output import shaper
 from api.web.versions import VERSIONS
-from tests.conftest import assert_problem
+from tests.conftest import PASSWORD, assert_problem
 
 ANSWERS = (
     *(TaskOut, UserOut, TokensOut, OwnSessionOut, HealthOut, DatabaseOut, PartOut, TrailOut, HistoryOut, VerdictOut),
@@ -214,8 +214,22 @@ def test_answers_are_as_documented(spec, version, app, admin, user, anyone):
         (admin, "DELETE", "/vendors/acme", "/vendors/{name}", None, 404),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 204),
         (admin, "DELETE", path, "/tasks/{task_id}", None, 404),
-        (user, "POST", "/auth/api-keys", "/auth/api-keys", {"name": "x", "scopes": ["tasks:read"]}, 201),
-        (user, "POST", "/auth/api-keys", "/auth/api-keys", {"name": "x", "scopes": ["tasks:write"]}, 422),
+        (
+            user,
+            "POST",
+            "/auth/api-keys",
+            "/auth/api-keys",
+            {"name": "x", "scopes": ["tasks:read"], "password": PASSWORD},
+            201,
+        ),
+        (
+            user,
+            "POST",
+            "/auth/api-keys",
+            "/auth/api-keys",
+            {"name": "x", "scopes": ["tasks:write"], "password": PASSWORD},
+            422,
+        ),
         (user, "GET", "/auth/api-keys", "/auth/api-keys", None, 200),
         (user, "DELETE", f"/auth/api-keys/{ID}", "/auth/api-keys/{key_id}", None, 404),
         (user, "POST", "/auth/logout", "/auth/logout", None, 204),

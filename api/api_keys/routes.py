@@ -61,7 +61,7 @@ def allowed(person: Row, scopes: list[str]) -> list[str]:
 
 
 def tell(conn: Connection, owner: Row, made: Row) -> None:
-    """Write to the owner of a new key, without its name: that is somebody's to choose, and the mailbox may be another's."""
+    """Write to the owner of a new key. Not with its name: whoever chose that may have chosen the mailbox too."""
     until = f"until {rfc3339(made['expires_at'])}" if made["expires_at"] else "until it is removed"
     mails.warn(
         conn,

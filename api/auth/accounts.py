@@ -97,6 +97,8 @@ def create(
         totp_secret=None,
         totp_enabled_at=None,
         totp_step=0,
+        mails_since=0,
+        mails_sent=0,
         password_hash=password_hash,
         role=role,
         active=True,

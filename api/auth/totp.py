@@ -54,7 +54,7 @@ def enable(conn: Connection, user: Row, code: str) -> Row:
     """Let a user's second factor be asked for from now on, and return the user's row. Raises Forbidden, Unreadable."""
     if (step := _step(user, code)) is None:
         raise wrong(Forbidden)
-    return accounts.change(conn, user, totp_enabled_at=db.now(), totp_step=step)
+    return accounts.change(conn, user, totp_enabled_at=db.now(), totp_step=step, new_email=None)
 
 
 def remove(conn: Connection, user: Row) -> Row:

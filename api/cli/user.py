@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import Connection
 
 from api import audit_trail, checkpoints, db
-from api.auth import accounts, mails, passwords, totp
+from api.auth import accounts, doors, mails, passwords, totp
 from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import RegisterIn, UserOut
 from api.cli import tables
@@ -76,7 +76,7 @@ def set_role(who: str, role: str) -> None:
 @FROM_STDIN
 @with_appcontext
 def reset_password(who: str, from_stdin: bool) -> None:
-    """Give an account another password, and end all its sessions. Its owner is told by mail.
+    """Give an account another password, and end all its sessions and API keys. Its owner is told by mail.
 
     Make sure first that it is the owner who asks. The address counts as confirmed afterwards.
     """
@@ -89,9 +89,9 @@ def reset_password(who: str, from_stdin: bool) -> None:
     with db.writing() as conn:
         before = _found(conn, known["id"])
         confirmed = before["email_confirmed_at"] or db.now()
-        after = accounts.change(conn, before, password_hash=password_hash, email_confirmed_at=confirmed)
+        after = accounts.change(conn, before, password_hash=password_hash, email_confirmed_at=confirmed, new_email=None)
         audit_trail.append(conn, "user.password_reset", after["id"], before=shape(before), after=shape(after))
-        changes.close(conn, after["id"])
+        doors.close(conn, before, keys=True)
         mails.warn(conn, after, "Your password was changed", "whoever runs this server has given you another password.")
     click.echo(f"{after['username']} has another password now, and no session is open any more.")
 

@@ -15,7 +15,6 @@ from api.auth.schemas import UserOut
 from api.jobs import mail, queue
 from api.jobs.kinds import Again, Done, Job, Outcome, kind
 from api.secret_box import Unreadable, secret_box
-from api.statements import Row
 
 KIND = "account_mail"
 MOST_AN_HOUR = 3  # links of a kind for an account: nobody's mailbox can be filled by strangers
@@ -29,7 +28,7 @@ def put(conn: Connection, purpose: str, email: str, address: str | None) -> None
     asked = {"purpose": purpose, "email": email, "address": address, "request_id": observe.request_id()}
     sealed = secret_box().seal(orjson.dumps(asked).decode())
     traceparent = observe.trace_headers().get("traceparent")
-    queue.enqueue(conn, KIND, {"sealed": sealed}, traceparent=traceparent)
+    queue.enqueue(conn, KIND, {"sealed": sealed}, priority=mails.URGENT, traceparent=traceparent)
 
 
 @kind(KIND, attempts=10, seconds=60, forgets=True)
@@ -55,16 +54,10 @@ def _send(conn: Connection, asked: dict[str, Any]) -> None:
         return
     if purpose == links.RESET:
         mails.offer_reset(conn, user)
-    elif not _ask_to_confirm(conn, user):
+    elif user["email_confirmed_at"]:
         return
+    else:
+        mails.ask_to_confirm(conn, user)
     # Who asked is not known, so the address is a part of the change: that one is blanked when the person is forgotten.
     after = shape(user) | {"requested_from": asked["address"]}
     audit_trail.append(conn, ACTIONS[purpose], user["id"], request_id=asked["request_id"], after=after)
-
-
-def _ask_to_confirm(conn: Connection, user: Row) -> bool:
-    """Send the link to the address that waits for it, if one does."""
-    to = user["new_email"] if user["email_confirmed_at"] else user["email"]
-    if to:
-        mails.ask_to_confirm(conn, user, to)
-    return bool(to)

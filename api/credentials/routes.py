@@ -6,7 +6,7 @@ from flask import request
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import accounts, links, mails, passwords, reauthentication, tokens
+from api.auth import accounts, doors, links, mails, passwords, reauthentication, totp
 from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import UserOut
 from api.credentials import requests
@@ -21,7 +21,8 @@ ASKED = {
     "message": "If an account has this address, a mail with a link is on its way. It can take a minute; if it does not "
     "come, look among the spam, and whether this is the account's address."
 }
-ENDED = "Every other session was ended, and links to choose a new password that were sent before are good no longer."
+ENDED = "Every other session was ended, and links that were sent before are good no longer."
+KEYS_ENDED = "Your API keys were removed too."
 CURRENT = "/current_password"
 
 
@@ -67,10 +68,13 @@ def hash_for_link(token: str, body: dict[str, Any]) -> dict[str, Any]:
 def reset(conn: Connection, body: dict[str, Any], token: str, new_hash: str) -> Any:  # noqa: ARG001 (hashed before)
     """Choose a new password, by the link that was mailed to you. Every session of yours ends."""
     user = whose(conn, links.take(conn, token, links.RESET, links.INVITATION))
-    seen = user["email_confirmed_at"] or db.now()  # whoever chose it has read the account's mail
-    after = accounts.change(conn, user, password_hash=new_hash, email_confirmed_at=seen)
-    close_other_doors(conn, user)
-    mails.warn(conn, user, "Your password was changed", f"your password was set by a link from a mail. {ENDED}")
+    was = user if user["email_confirmed_at"] else of_a_stranger(conn, user)
+    seen = was["email_confirmed_at"] or db.now()  # whoever chose it has read the account's mail
+    after = accounts.change(conn, was, password_hash=new_hash, email_confirmed_at=seen, new_email=None)
+    doors.close(conn, user, keys=True)
+    mails.warn(
+        conn, user, "Your password was changed", f"your password was set by a link from a mail. {ENDED} {KEYS_ENDED}"
+    )
     for_audit(before=user, after=after, actor_id=user["id"])
 
 
@@ -89,8 +93,8 @@ def check_current(body: dict[str, Any]) -> dict[str, Any]:
 def change(conn: Connection, body: dict[str, Any], proven: Row, new_hash: str) -> Any:
     """Choose another password. Every other session of yours ends."""
     user = reauthentication.still_proven(conn, proven, body["code"], CURRENT)
-    after = accounts.change(conn, user, password_hash=new_hash)
-    close_other_doors(conn, user, keep=caller()["session_id"])
+    after = accounts.change(conn, user, password_hash=new_hash, new_email=None)
+    doors.close(conn, user, keep=caller()["session_id"], keys=False)
     mails.warn(conn, user, "Your password was changed", f"your password was changed. {ENDED}")
     for_audit(before=user, after=after)
 
@@ -119,7 +123,9 @@ def whose(conn: Connection, link: Row) -> Row:
     return user
 
 
-def close_other_doors(conn: Connection, user: Row, keep: str | None = None) -> None:
-    """End what the old password had opened, and the links that would set another one."""
-    tokens.end_other_sessions(conn, user["id"], keep)
-    links.forget(conn, user["id"], links.RESET, links.INVITATION)
+def of_a_stranger(conn: Connection, user: Row) -> Row:
+    """Take off an account what somebody set up who never showed that its address is his. Return its row.
+
+    For who shows it now, for the first time: the second factor may be a stranger's, who typed the address.
+    """
+    return totp.remove(conn, user) if user["totp_secret"] else user

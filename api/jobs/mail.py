@@ -53,8 +53,9 @@ def init_app(app: Flask, settings: Settings) -> None:
 
 
 def send(
-    conn: Connection, *, to: str, subject: str, text: str, html: str | None = None, user_id: str | None = None
-) -> Row:
+    conn: Connection, *, to: str, subject: str, text: str, html: str | None = None, user_id: str | None = None,
+    priority: int = 3,
+) -> Row:  # fmt: skip
     """Let a mail be sent when the transaction of `conn` commits, and return its job.
 
     `user_id` is whose address it is. Raises Invalid for an address or a subject that no mail can have.
@@ -63,7 +64,7 @@ def send(
     mail["subject"] = _checked("subject", mail_addresses.line, subject)
     sealed = secret_box().seal(orjson.dumps(mail).decode())
     traceparent = observe.trace_headers().get("traceparent")
-    return queue.enqueue(conn, KIND, {"sealed": sealed}, owner_id=user_id, traceparent=traceparent)
+    return queue.enqueue(conn, KIND, {"sealed": sealed}, owner_id=user_id, priority=priority, traceparent=traceparent)
 
 
 def compose(sender: Mailbox, mail: dict[str, Any], job_id: str, created_at: int) -> EmailMessage:

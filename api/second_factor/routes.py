@@ -6,7 +6,7 @@ from flask import current_app
 from sqlalchemy import Connection
 
 from api import db
-from api.auth import authenticator, mails, reauthentication, recovery_codes, tokens, totp
+from api.auth import authenticator, doors, mails, reauthentication, recovery_codes, totp
 from api.errors import Conflict
 from api.second_factor.schemas import FactorOut, RecoveryCodesOut, TotpCodeIn, TotpIn, TotpOut, TotpRemovalIn
 from api.statements import Row
@@ -78,7 +78,7 @@ def enable(conn: Connection, body: dict[str, Any]) -> Any:
     if user["totp_enabled_at"] or not user["totp_secret"]:
         raise Conflict(IN_USE if user["totp_enabled_at"] else NOT_BEGUN)
     for_audit(before=user, after=totp.enable(conn, user, body["code"]))
-    tokens.end_other_sessions(conn, user["id"], keep=caller()["session_id"])
+    doors.close(conn, user, keep=caller()["session_id"], keys=False)
     mails.warn(conn, user, "Your account has a second factor now", "From now on a sign-in asks for a code of your app.")
     return {"recovery_codes": recovery_codes.replace(conn, user["id"])}
 

@@ -5,12 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from api import db
-from api.auth import accounts, links, mails, passwords, tokens
-from api.errors import Invalid, TooManyRequests
+from api.auth import accounts, doors, links, mails, passwords
+from api.errors import Invalid
 from api.statements import Row
-
-MOST_AN_HOUR = 5  # addresses that one may have mail sent to: what is typed there may be a stranger's
 
 
 def own(conn: Connection, user: Row, wish: Row) -> Row:
@@ -31,21 +28,17 @@ def by_admin(conn: Connection, user: Row, wish: Row) -> Row:
     accounts.refuse_last_admin(conn, user, role=becomes["role"], active=becomes["active"])
     accounts.refuse_taken(conn, username=wish.get("username"), email=wish.get("email"), user=user["id"])
     moves = becomes["email"] != user["email"]
-    after = accounts.change(conn, user, **wish, **({"new_email": None, "email_confirmed_at": None} if moves else {}))
+    shuts = user["active"] and not becomes["active"]
+    forgets = {"new_email": None} if moves or shuts else {}
+    after = accounts.change(conn, user, **wish, **forgets, **({"email_confirmed_at": None} if moves else {}))
     if moves:
         links.forget(conn, user["id"], links.CONFIRMATION, links.RESET, links.INVITATION)  # sent to the old one
         with suppress(Invalid):  # an old address that no mail can go to must not be kept for that
             mails.address_changed(conn, user, after)
         welcome(conn, after)
-    if user["active"] and not after["active"]:
-        close(conn, user["id"])
+    if shuts:
+        doors.close(conn, user, keys=True)  # for good: to open the account again revives none of them
     return after
-
-
-def close(conn: Connection, user_id: str) -> None:
-    """End what an account has open, for good: its sessions, and the links that would open others."""
-    tokens.end_other_sessions(conn, user_id)
-    links.forget(conn, user_id, links.RESET, links.INVITATION)
 
 
 def welcome(conn: Connection, user: Row) -> None:
@@ -58,10 +51,7 @@ def welcome(conn: Connection, user: Row) -> None:
 
 def _ask_new_address(conn: Connection, user: Row, new: str) -> None:
     """Send the link to a new address, and tell the old one."""
-    if links.made_since(conn, user["id"], links.CONFIRMATION, db.now() - links.HOUR) >= MOST_AN_HOUR:
-        detail = f"{MOST_AN_HOUR} links were sent within an hour. Use the one in the last mail, or wait an hour."
-        raise TooManyRequests(detail, policy="mails", retry_after=3600)
-    mails.ask_to_confirm(conn, user, new)
+    mails.ask_new_address(conn, user, new)
     text = f"somebody who is signed in to your account, and knows its password, wants it to have the address {new}. "
     with suppress(Invalid):
         mails.warn(conn, user, "Your account is to have another address", f"{text}It will, once {new} is confirmed.")

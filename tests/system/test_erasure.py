@@ -128,7 +128,7 @@ class Person:
         assert self("PATCH", "/users/me", moved).status == 200
         assert self("GET", f"/tasks?q={NAME}").status == 200
         assert self("GET", f"/users?q={NAME}").json()["total"] >= 1
-        key = {"name": f"{self.name}'s script", "scopes": ["tasks:read"]}
+        key = {"name": f"{self.name}'s script", "scopes": ["tasks:read"], "password": PASSWORD}
         assert self("POST", "/auth/api-keys", key).status == 201
         assert self("PUT", "/auth/forgot-password", {"email": self.address}).status == 202
         assert has(self("GET", "/users/me/export").body)

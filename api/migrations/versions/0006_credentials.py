@@ -26,6 +26,8 @@ def users() -> None:
         sa.Column("totp_secret", sa.Text),
         sa.Column("totp_enabled_at", sa.BigInteger),
         sa.Column("totp_step", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("mails_since", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("mails_sent", sa.Integer, nullable=False, server_default=sa.text("0")),
     ):
         op.add_column("users", column)
     op.create_index("ix_users_created_at_id", "users", ["created_at", "id"])
