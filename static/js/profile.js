@@ -4,7 +4,7 @@ import { API, call } from "./api.js";
 import { session } from "./session.js";
 import { clearProblem, codeOf, onSubmit, tell } from "./forms.js";
 import { say } from "./notices.js";
-import { fully } from "./words.js";
+import { addressStays, fully } from "./words.js";
 
 const form = $("profile-form");
 const passwordForm = $("password-form");
@@ -79,10 +79,10 @@ async function save(changed) {
 /** A new password drops a new address that waits for its link: somebody else may have asked for it. */
 async function changePassword(changed, others) {
   const { current_password, new_password } = passwordForm.elements;
-  const { email, new_email: dropped } = session.user;
+  const before = session.user;
   await call("PUT", `${API}/auth/change-password`, { body: { current_password: current_password.value, new_password: new_password.value, ...codeOf(passwordForm) } });
   passwordForm.reset();
-  passwordForm.elements.email.value = email;
-  say(`Your password is changed. You are signed out everywhere else.${dropped ? ` Your address stays ${email}: should it change, ask for that again.` : ""}`, "done");
-  await Promise.all([others(), dropped && changed()]);
+  passwordForm.elements.email.value = before.email;
+  say(`Your password is changed. You are signed out everywhere else.${addressStays(before)}`, "done");
+  await Promise.all([others(), before.new_email && changed()]);
 }

@@ -5,7 +5,7 @@ import { session } from "./session.js";
 import { copyButton, download } from "./clipboard.js";
 import { clearProblem, onSubmit, tell } from "./forms.js";
 import { say } from "./notices.js";
-import { fully, inOneWord } from "./words.js";
+import { addressStays, fully, inOneWord } from "./words.js";
 
 const FORMS = ["setup", "confirm", "renew", "off"].map((name) => $(`totp-${name}-form`));
 const [setup, confirm, renew, off] = FORMS;
@@ -72,7 +72,7 @@ async function begin() {
 async function switchOn() {
   const { recovery_codes } = (await call("PUT", `${API}/auth/totp`, { body: { code: inOneWord(confirm.elements.code.value) } })).body;
   showCodes(recovery_codes);
-  say("Your second factor is on.", "done");
+  say(`Your second factor is on. You are signed out everywhere else.${addressStays(session.user)}`, "done");
   await again();
 }
 

@@ -60,5 +60,8 @@ export const fromLocalInput = (text) => (text ? new Date(text).toISOString() : n
 /** A code as people type it from paper or a phone, without the gaps. */
 export const inOneWord = (text) => text.replaceAll(/\s+/g, "");
 
+/** Of an account as it was: what becomes of a new address that waited for its link, if there was one. */
+export const addressStays = ({ email, new_email }) => (new_email ? ` Your address stays ${email}: should it change, ask for that again.` : "");
+
 /** A number of things: "1 person", "3 people". */
 export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
