@@ -3,7 +3,7 @@ import { $, h, state } from "./dom.js";
 import { API, Problem, call } from "./api.js";
 import { session } from "./session.js";
 import { copyButton } from "./clipboard.js";
-import { clearProblem, onSubmit } from "./forms.js";
+import { clearProblem, codeOf, onSubmit } from "./forms.js";
 import { block } from "./json.js";
 import { ask, say, sayProblem } from "./notices.js";
 import { SCOPE, SCOPES_OF_USERS, fromNow, fully, quote } from "./words.js";
@@ -21,6 +21,7 @@ export function startKeys() {
 /** Read and show them, and offer what this person may let a key do. */
 export async function enterKeys() {
   offerScopes();
+  form.elements.email.value = session.user.email;
   if (!list.firstElementChild) list.replaceChildren(h("div", { class: "skeleton", "aria-hidden": "true" }));
   try {
     const { body } = await call("GET", `${API}/auth/api-keys`);
@@ -55,7 +56,7 @@ function offerScopes() {
 }
 
 function show(keys) {
-  list.replaceChildren(keys.length ? h("ul", { class: "items" }, keys.map(row)) : h("p", { class: "hint" }, "None yet. A key lets a program in without your password, for as much as you say."));
+  list.replaceChildren(keys.length ? h("ul", { class: "items" }, keys.map(row)) : h("p", { class: "hint" }, "None yet. A key lets a program use the API without your password. You choose what it may do."));
 }
 
 function row(key) {
@@ -72,10 +73,10 @@ function row(key) {
 }
 
 async function create() {
-  const { name, expires_at: days } = form.elements;
+  const { name, expires_at: days, password } = form.elements;
   const scopes = [...form.querySelectorAll("[name=scopes]:checked")].map((input) => input.value);
   const expires = days.value && { expires_at: new Date(Date.now() + Number(days.value) * DAY_MS).toISOString() };
-  const { body } = await call("POST", `${API}/auth/api-keys`, { body: { name: name.value.trim(), scopes, ...expires } });
+  const { body } = await call("POST", `${API}/auth/api-keys`, { body: { name: name.value.trim(), scopes, ...expires, password: password.value, ...codeOf(form) } });
   form.reset();
   form.closest("details").open = false;
   showKey(body);

@@ -1,4 +1,5 @@
-// What all forms share: one submission at a time, and refusals shown at the fields they name.
+// What all forms share: one submission at a time, refusals shown at the fields they name, and the code of a second factor.
+import { inOneWord } from "./words.js";
 
 /** Run `send` when the form is submitted. A Problem it throws is shown in the form, unless `handle(problem)` says it did so itself. */
 export function onSubmit(form, send, handle = () => false) {
@@ -31,12 +32,13 @@ export function showProblem(form, problem) {
   first?.focus();
 }
 
-/** Show a message beside the input of that name; false when the form has none. */
+/** Show a message beside the input of that name, and the input too if it was not asked for yet; false when the form has none. */
 export function showAtField(form, name, text) {
   const found = name && form.elements.namedItem(name);
   const input = found instanceof RadioNodeList ? found[0] : found;
   const field = input?.closest(".field");
   if (!field) return false;
+  field.hidden = false;
   const id = `${form.id}-${name}-error`;
   const note = document.getElementById(id) ?? field.appendChild(Object.assign(document.createElement("p"), { id, className: "field-error" }));
   note.textContent = [note.textContent, text].filter(Boolean).join(" ");
@@ -52,6 +54,12 @@ export function tell(form, text, kind = "error") {
   message.textContent = text;
   message.dataset.kind = kind;
   message.hidden = !text;
+}
+
+/** The code that was typed, as a part of the body to send; nothing where none was. */
+export function codeOf(form) {
+  const code = inOneWord(form.elements.code.value);
+  return code && { code };
 }
 
 /** Take all messages away. */

@@ -3,9 +3,8 @@ import { $ } from "./dom.js";
 import { API, Problem, call } from "./api.js";
 import { session } from "./session.js";
 import { download } from "./clipboard.js";
-import { clearProblem, onSubmit, showAtField } from "./forms.js";
+import { clearProblem, codeOf, onSubmit, showAtField } from "./forms.js";
 import { say, sayProblem } from "./notices.js";
-import { inOneWord } from "./words.js";
 
 const dialog = $("erase");
 const form = $("erase-form");
@@ -40,20 +39,18 @@ function open() {
   form.reset();
   clearProblem(form);
   $("erase-name").textContent = session.user.username;
-  form.elements.code.closest(".field").hidden = !session.user.totp_enabled_at;
   dialog.showModal();
   form.elements.username.focus();
 }
 
 async function erase(left) {
-  const { username, password, code } = form.elements;
+  const { username, password } = form.elements;
   if (username.value.normalize() !== session.user.username.normalize()) {
     showAtField(form, "username", "This is not your username. Type it as it stands above.");
     username.focus();
     return;
   }
-  const given = inOneWord(code.value);
-  await call("DELETE", `${API}/users/me`, { body: { password: password.value, ...(given && { code: given }) } });
+  await call("DELETE", `${API}/users/me`, { body: { password: password.value, ...codeOf(form) } });
   session.end();
   left("Your account is deleted. Goodbye.");
 }

@@ -5,7 +5,7 @@ import { session } from "./session.js";
 import { copyButton, download } from "./clipboard.js";
 import { clearProblem, onSubmit, tell } from "./forms.js";
 import { say } from "./notices.js";
-import { fully, inOneWord } from "./words.js";
+import { addressStays, fully, inOneWord } from "./words.js";
 
 const FORMS = ["setup", "confirm", "renew", "off"].map((name) => $(`totp-${name}-form`));
 const [setup, confirm, renew, off] = FORMS;
@@ -22,14 +22,18 @@ export function startFactor(changed) {
   $("codes-done").addEventListener("click", () => { $("codes").hidden = true; $("codes-shown").replaceChildren(); $("totp-title").focus(); });
 }
 
-/** Show how it is: on or off. */
+/** Show how it is, on or off; who has one is asked for its code wherever the password alone is not enough. */
 export function enterFactor(user) {
   const since = user.totp_enabled_at;
   clear();
-  $("totp-state").textContent = since ? `On since ${fully(since)}: signing in takes a code from your authenticator, too.`
-    : "Off. With it, who knows your password still cannot sign in without your telephone.";
+  $("totp-state").textContent = since ? `On since ${fully(since)}: signing in takes a code from your authenticator, too, and so does all that asks for your password here.`
+    : "Off. Once it is on, your password alone lets nobody in: signing in also takes a code from an app on your phone.";
   setup.hidden = Boolean(since);
   $("totp-on").hidden = !since;
+  for (const field of document.querySelectorAll(".with-factor")) {
+    field.hidden = !since;
+    field.querySelector("input").value = "";
+  }
 }
 
 /** Say that nothing else goes on without one: the server lets an admin do no more. */
@@ -68,7 +72,7 @@ async function begin() {
 async function switchOn() {
   const { recovery_codes } = (await call("PUT", `${API}/auth/totp`, { body: { code: inOneWord(confirm.elements.code.value) } })).body;
   showCodes(recovery_codes);
-  say("Your second factor is on.", "done");
+  say(`Your second factor is on. You are signed out everywhere else.${addressStays(session.user)}`, "done");
   await again();
 }
 

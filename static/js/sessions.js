@@ -46,7 +46,7 @@ function row(item) {
     h("div", { class: "item-text" },
       h("h3", { title: item.device }, h("bdi", {}, name), " ", item.current ? h("span", { class: "badge", "data-kind": "good" }, "This one") : null),
       h("p", { class: "task-meta" }, item.address ? h("span", {}, `From ${item.address}`) : null, seen, h("span", {}, `signed in ${fully(item.created_at)}`))),
-    item.current ? null : h("button", { type: "button", class: "quiet", "aria-label": `End the session of ${name}, signed in ${fully(item.created_at)}`, onclick: () => end([item]) }, "End"));
+    item.current ? null : h("button", { type: "button", class: "quiet", "aria-label": `End session: ${name}, signed in ${fully(item.created_at)}`, onclick: () => end([item]) }, "End session"));
 }
 
 async function endOthers() {

@@ -3,8 +3,7 @@
 import { $, h } from "./dom.js";
 import { API, call, whenSessionEnds } from "./api.js";
 import { session, takesCookies, whenLeftElsewhere } from "./session.js";
-import { clearProblem, onSubmit, showAtField, tell } from "./forms.js";
-import { inOneWord } from "./words.js";
+import { clearProblem, codeOf, onSubmit, showAtField, tell } from "./forms.js";
 
 /** Wire the forms. `entered()` is called when somebody is signed in, `left(why)` when nobody is any more. */
 export function startSigningIn(entered, left) {
@@ -50,9 +49,8 @@ function choose(name) {
 }
 
 async function signIn(form) {
-  const { email, password, code } = form.elements;
-  const given = inOneWord(code.value);
-  const body = { email: email.value.trim(), password: password.value, ...(given && { code: given }), ...(takesCookies() && { cookie: true }) };
+  const { email, password } = form.elements;
+  const body = { email: email.value.trim(), password: password.value, ...codeOf(form), ...(takesCookies() && { cookie: true }) };
   session.adopt((await call("POST", `${API}/auth/login`, { body, anonymous: true, cookie: true })).body);
   session.user = (await call("GET", `${API}/users/me`)).body;
   password.value = "";

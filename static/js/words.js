@@ -57,8 +57,11 @@ export function toLocalInput(time) {
 /** The value of a datetime-local input to RFC 3339 in UTC; null for "". */
 export const fromLocalInput = (text) => (text ? new Date(text).toISOString() : null);
 
-/** A code as people type it from paper or a telephone, without the gaps. */
+/** A code as people type it from paper or a phone, without the gaps. */
 export const inOneWord = (text) => text.replaceAll(/\s+/g, "");
+
+/** Of an account as it was: what becomes of a new address that waited for its link, if there was one. */
+export const addressStays = ({ email, new_email }) => (new_email ? ` Your address stays ${email}: should it change, ask for that again.` : "");
 
 /** A number of things: "1 person", "3 people". */
 export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;

@@ -241,7 +241,7 @@ def totp(secret: str) -> str:
 
 
 def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: Api) -> None:
-    """Set up by QR code or text, codes kept, asked for at sign-in, a recovery code instead, and switched off."""
+    """Set up by QR code or text, codes kept, asked for wherever a password is not enough, and switched off."""
     email = new_user(api)
     sign_in(page, server.url, email, path="/#/account")
     factor = box(page, "Second factor")
@@ -274,7 +274,7 @@ def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: 
     panel = page.locator("#panel").inner_text()
     for private in (secret, code, codes[0], PASSWORD):
         assert private not in panel
-    shown.get_by_role("button", name="I have kept them").click()
+    shown.get_by_role("button", name="I have saved them").click()
     assert codes[0] not in page.content()
     assert secret not in page.content()
 
@@ -296,12 +296,53 @@ def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: 
 
     page.get_by_role("link", name="Your account").click()
     expect(factor.get_by_role("status").first).to_contain_text("On since")
+    keep_codes_coming(page, email, codes)
     factor.get_by_text("Switch off").click()
     off = page.get_by_role("form", name="Switch the second factor off")
-    off.get_by_label("Your password").fill(PASSWORD)
-    off.get_by_label("Code, or a recovery code").fill(codes[1])
+    off.get_by_label("Your password").fill(OTHER_PASSWORD)
+    off.get_by_label("Code from your authenticator").fill(codes[1])
     off.get_by_role("button", name="Switch it off").click()
     expect(factor.get_by_role("status").first).to_contain_text("Off.")
+    expect(page.get_by_label("Code from your authenticator").locator("visible=true")).to_have_count(0)
+
+
+def keep_codes_coming(page: Page, email: str, codes: list[str]) -> None:
+    """Make a key, ask for another address and change the password: each takes a code, and says so at its field."""
+    keys, profile, password = box(page, "API keys"), box(page, "Profile"), box(page, "Password")
+    keys.get_by_text("New key", exact=True).click()
+    keys.get_by_label("Name").fill("backup")
+    profile.get_by_label("Email").fill(new := f"new-{email}")
+    password.get_by_label("New password").fill(OTHER_PASSWORD)
+    keys.locator(".with-factor").evaluate("field => { field.hidden = true; }")  # as if switched on elsewhere since
+    for form, own, button in (
+        (keys, "Your password", "Create key"),
+        (profile, "Your password", "Save profile"),
+        (password, "Current password", "Change password"),
+    ):
+        code = form.get_by_label("Code from your authenticator")
+        expect(code).to_have_attribute("autocomplete", "one-time-code")
+        form.get_by_label(own).fill(PASSWORD)
+        form.get_by_role("button", name=button).click()
+        wrong(code, re.compile("Send the six digits.*recovery codes"))
+        expect(code).to_be_focused()
+    for form, button, code in ((keys, "Create key", codes[2]), (profile, "Save profile", codes[3])):
+        form.get_by_label("Code from your authenticator").fill(code)
+        form.get_by_role("button", name=button).click()
+    expect(keys.get_by_role("heading", name="Your new key")).to_be_visible()
+    profile.get_by_role("button", name=f"Send the mail again to {new}").click()
+    expect(profile.get_by_label("Email")).to_have_value(new)
+    expect(profile.get_by_label("Your password")).to_be_focused()
+    expect(profile.get_by_role("alert")).to_contain_text("the mail is sent again")
+    password.get_by_label("Code from your authenticator").fill(codes[4])
+    password.get_by_role("button", name="Change password").click()
+    expect(page.locator("#notices")).to_contain_text(f"Your address stays {email}")
+    expect(profile).not_to_contain_text(new)
+    for path in ("/auth/api-keys", "/users/me", "/auth/change-password"):
+        for summary in page.locator(".entry").filter(has_text=path).locator("summary").all():
+            summary.click()
+    panel = page.locator("#panel").inner_text()
+    assert "$CODE" in panel
+    assert [secret for secret in (*codes, PASSWORD, OTHER_PASSWORD) if secret in panel] == []
 
 
 def test_an_admin_is_led_to_the_second_factor_that_the_server_wants(page: Page, server: Walnut) -> None:
@@ -325,6 +366,7 @@ def test_profile_and_password(page: Page, server: Walnut, api: Api) -> None:
     expect(profile.get_by_label("Your password")).to_be_hidden()
     profile.get_by_label("Username").fill(name)
     profile.get_by_label("Email").fill(f"{name}@example.org")
+    expect(profile.get_by_label("Code from your authenticator")).to_be_hidden()
     profile.get_by_label("Your password").fill("not the password")
     profile.get_by_role("button", name="Save profile").click()
     wrong(profile.get_by_label("Your password"), re.compile("password"))
@@ -361,7 +403,7 @@ def test_sessions_and_keys_are_ended(page: Page, server: Walnut, api: Api) -> No
     sessions = page.locator("#session-list li")
     expect(sessions).to_have_count(4)
     expect(sessions.first).to_contain_text("Chrome on Linux This one")
-    sessions.last.get_by_role("button", name="End").click()
+    sessions.last.get_by_role("button", name="End session").click()
     expect(sessions).to_have_count(3)
     page.get_by_role("button", name="Sign out everywhere else").click()
     page.get_by_role("alertdialog").get_by_role("button", name="Sign out there").click()
@@ -378,6 +420,10 @@ def test_sessions_and_keys_are_ended(page: Page, server: Walnut, api: Api) -> No
     wrong(form.get_by_label("Name"), re.compile(".+"))
     form.get_by_label("Name").fill(HOSTILE[1])
     form.get_by_role("checkbox", name="Read tasks").check()
+    form.get_by_label("Your password").fill("not the password")
+    form.get_by_role("button", name="Create key").click()
+    wrong(form.get_by_label("Your password"), re.compile("password"))
+    form.get_by_label("Your password").fill(PASSWORD)
     form.get_by_role("button", name="Create key").click()
     made = page.get_by_role("group", name="Your new key")
     expect(made.get_by_role("heading", name="Your new key")).to_be_focused()
