@@ -57,7 +57,9 @@ class Settings:
         "", "first: the first account may ask for role admin; never", validate.OneOf(("first", "never"))
     )
     require_confirmed_email: bool = _setting(False, "refuse login until the address is confirmed", kind="bool")
-    require_admin_totp: bool = _setting(False, "an admin may nothing until he has a second factor", kind="bool")
+    require_admin_totp: bool = _setting(
+        False, "an admin without a second factor may look after his own account and nothing else", kind="bool"
+    )
     smtp_url: str = _setting("", "where mail goes; unset: INSTANCE_PATH/outbox", rules.readable(smtp.parse))
     mail_from: str = _setting("", "sender of mail", rules.readable(mail_addresses.mailbox))
     public_url: str = _setting("", "how people reach this server, for links in mail", rules.scheme("http", "https"))

@@ -204,7 +204,9 @@ def _greet(settings: Settings, *, worker: bool) -> None:
     say(
         f"\n  Walnut is serving ({settings.app_env}, {processes}). Ctrl-C ends it.\n\n"
         f"    Dashboard   {url}/\n    Swagger UI  {url}/api-docs\n    Health      {url}/health\n"
-        f"    Data        {settings.instance_path}\n" + ("" if worker else "    Jobs        wait for `walnut worker`\n")
+        f"    Data        {settings.instance_path}\n"
+        + ("" if settings.smtp_url else f"    Mail        {settings.instance_path / 'outbox'} (SMTP_URL is unset)\n")
+        + ("" if worker else "    Jobs        wait for `walnut worker`\n")
     )
 
 

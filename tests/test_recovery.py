@@ -118,7 +118,9 @@ ASKS = {
 def test_a_stolen_session_is_not_enough(app, user, clock, name):  # noqa: F811
     method, path, body, field = ASKS[name]
     assert_problem(user(method, path, body), 422, "invalid", f"/{field}")
-    assert_problem(user(method, path, body | {field: "wrong one"}), 403, "forbidden", f"/{field}")
+    for wrong in ("wrong one", "", " ", PASSWORD.upper()):
+        assert_problem(user(method, path, body | {field: wrong}), 403, "forbidden", f"/{field}")
+    assert_problem(user(method, path, body | {field: None}), 422, "invalid", f"/{field}")
     device = Device(app, user, clock)
     right = body | {field: PASSWORD}
     assert_problem(user(method, path, right), 403, "forbidden", "/code")

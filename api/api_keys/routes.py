@@ -29,7 +29,8 @@ def prove(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @api_keys.post("/auth/api-keys", body=ApiKeyIn(), max_body=SMALL, returns=NewApiKeyOut(), status=201,
-               allow=IN_PERSON, prepare=prove, audit="api_key.created", audited=AuditedOut(), problems=(409,))  # fmt: skip
+               allow=IN_PERSON, prepare=prove, audit="api_key.created", audited=AuditedOut(),
+               problems=(409,))  # fmt: skip
 def create(conn: Connection, body: dict[str, Any], proven: Row) -> Any:
     """Make an API key, for what you may. Asks for your password. The answer has the key, which is never shown again."""
     owner = reauthentication.still_proven(conn, proven, body.pop("code"))
@@ -70,5 +71,5 @@ def tell(conn: Connection, owner: Row, made: Row) -> None:
         "A new API key for your account",
         f"An API key was made for your account, which begins with {made['hint']}. "
         f"It may do this, {until}: {', '.join(made['scopes'])}.",
-        f"To revoke it: DELETE /api/v1/auth/api-keys/{made['id']}.",
+        f"To remove it: Account on the dashboard, or DELETE /api/v1/auth/api-keys/{made['id']}.",
     )

@@ -42,9 +42,10 @@ def by_email(conn: Connection, email: str) -> Row | None:
 
 
 def named(conn: Connection, name: str) -> list[Row]:
-    """Return the rows of the accounts with this username, address or id: none, one, or two that can be confused."""
-    found = (BY_USERNAME.first(conn, key=folded(name)), by_email(conn, name), get(conn, name))
-    return [row for row in found if row]
+    """Return the rows of the accounts with this id, or else this username or address: none, one, or two."""
+    if found := get(conn, name):  # first: a username can be anything, also somebody's id
+        return [found]
+    return [row for row in (BY_USERNAME.first(conn, key=folded(name)), by_email(conn, name)) if row]
 
 
 def taken(conn: Connection, username: str | None, email: str | None, by_other_than: str = "") -> list[str]:

@@ -93,7 +93,7 @@ def sweep(conn: Connection) -> int:
 def public_url() -> str:
     """Return how people reach this server."""
     settings: Settings = current_app.extensions["settings"]
-    return settings.public_url.rstrip("/") or f"http://{settings.local_address}"
+    return settings.public_url.rstrip("/") or f"http://{settings.local_address}".replace("127.0.0.1", "localhost")
 
 
 def _good(found: Row | None, purposes: tuple[str, ...]) -> Row:

@@ -50,7 +50,7 @@ def ask_to_confirm(conn: Connection, user: Row, to: str | None = None) -> None:
     """
     address = to or user["email"]
     link = links.make(conn, user, links.CONFIRMATION, address)
-    text = f"to confirm that {address} is your address, open this link within 3 days:"
+    text = f"To confirm that {address} is your address, open this link within 3 days:"
     _write(conn, user, address, "Confirm your address", "Hello,", text, link, IGNORE, priority=URGENT)
 
 
@@ -65,7 +65,7 @@ def ask_new_address(conn: Connection, user: Row, new: str) -> None:
 def offer_reset(conn: Connection, user: Row) -> None:
     """Send the link that lets a user choose a new password."""
     link = links.make(conn, user, links.RESET)
-    text = "to choose a new password for your account, open this link within an hour. It works once."
+    text = "To choose a new password for your account, open this link within an hour. It works once."
     still = "If you did not ask for this, you need not do anything: your password is still the one you have."
     _write(conn, user, user["email"], "Choose a new password", _hello(user), text, link, still, priority=URGENT)
 
@@ -73,13 +73,13 @@ def offer_reset(conn: Connection, user: Row) -> None:
 def invite(conn: Connection, user: Row) -> None:
     """Send somebody the link that lets him choose the first password of an account that an admin made for him."""
     link = links.make(conn, user, links.INVITATION)
-    text = "an account was made for you. To choose its password, open this link within 3 days. It works once."
+    text = "An account was made for you. To choose its password, open this link within 3 days. It works once."
     _write(conn, user, user["email"], "An account for you", "Hello,", text, link, IGNORE, priority=URGENT)
 
 
 def address_changed(conn: Connection, before: Row, after: Row) -> None:
     """Tell the old address of an account that it is no longer the account's."""
-    text = f"the address of your account is {after['email']} now. Mails about it go there, and you sign in with it."
+    text = f"The address of your account is {after['email']} now. Mails about it go there, and you sign in with it."
     unless = "If that was not you, write to whoever runs this server, from this address."
     tell(conn, before, "Your address was changed", text, unless)
 

@@ -46,8 +46,9 @@ def user() -> None:
 def create_user(username: str, email: str, role: str, from_stdin: bool) -> None:
     """Make an account, also an admin's. Its address counts as confirmed: whoever runs the server vouches for it."""
     upgrade.check(current_app.extensions["settings"])
-    given = {"username": username, "email": email, "role": role, "password": _password(from_stdin)}
-    account = checked(RegisterIn(), **given)
+    given = {"username": username, "email": email, "role": role}
+    checked(RegisterIn(exclude=("password",)), **given)  # before a password is typed for nothing
+    account = checked(RegisterIn(), **given, password=_password(from_stdin))
     refuse_names(account["password"], names_of(account))
     password_hash = passwords.hash_password(account.pop("password"))
     with db.writing() as conn:
@@ -92,7 +93,7 @@ def reset_password(who: str, from_stdin: bool) -> None:
         after = accounts.change(conn, before, password_hash=password_hash, email_confirmed_at=confirmed, new_email=None)
         audit_trail.append(conn, "user.password_reset", after["id"], before=shape(before), after=shape(after))
         doors.close(conn, before, keys=True)
-        mails.warn(conn, after, "Your password was changed", "whoever runs this server has given you another password.")
+        mails.warn(conn, after, "Your password was changed", "Whoever runs this server has given you another password.")
     click.echo(f"{after['username']} has another password now, and no session is open any more.")
 
 
@@ -143,11 +144,15 @@ def erase(who: tuple[str, ...], yes: bool) -> None:
     """Erase people and what is theirs, for good. Tasks stay, without their names."""
     settings = current_app.extensions["settings"]
     upgrade.check(settings)
+    with db.reading() as conn:
+        people = {found["id"]: found for found in (_found(conn, one) for one in who)}  # all of them, or nobody
     if not yes:
-        click.confirm(f"Erase {', '.join(who)} for good?", abort=True)
-    for one in who:
+        for person in people.values():
+            click.echo(f"{person['username']} <{person['email']}> ({person['id']})")
+        click.confirm("Erase for good?", abort=True)
+    for person_id in people:
         with db.writing() as conn:
-            found = _found(conn, one)
+            found = _found(conn, person_id)
             erasure.erase(conn, found)
             audit_trail.append(conn, audit_trail.FORGOTTEN, found["id"], before=shape(found))
         click.echo(f"{found['id']} is erased.")
@@ -182,5 +187,7 @@ def _password(from_stdin: bool) -> str:
     """Return a new password: never from the command line, which others on this machine can see."""
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise click.UsageError("There is no terminal to ask for the password on. Send it with --password-stdin.")
     asked: Any = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return str(asked)

@@ -73,7 +73,7 @@ def reset(conn: Connection, body: dict[str, Any], token: str, new_hash: str) -> 
     after = accounts.change(conn, was, password_hash=new_hash, email_confirmed_at=seen, new_email=None)
     doors.close(conn, user, keys=True)
     mails.warn(
-        conn, user, "Your password was changed", f"your password was set by a link from a mail. {ENDED} {KEYS_ENDED}"
+        conn, user, "Your password was changed", f"Your password was set by a link from a mail. {ENDED} {KEYS_ENDED}"
     )
     for_audit(before=user, after=after, actor_id=user["id"])
 
@@ -95,7 +95,7 @@ def change(conn: Connection, body: dict[str, Any], proven: Row, new_hash: str) -
     user = reauthentication.still_proven(conn, proven, body["code"], CURRENT)
     after = accounts.change(conn, user, password_hash=new_hash, new_email=None)
     doors.close(conn, user, keep=caller()["session_id"], keys=False)
-    mails.warn(conn, user, "Your password was changed", f"your password was changed. {ENDED}")
+    mails.warn(conn, user, "Your password was changed", f"Your password was changed. {ENDED}")
     for_audit(before=user, after=after)
 
 

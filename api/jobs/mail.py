@@ -27,6 +27,7 @@ from api.statements import Row
 
 KIND = "mail"
 FIRST_WAIT, LONGEST_WAIT = 2_000, 3600_000  # milliseconds; three times as long after each attempt
+LONGEST_LINE = 998
 UNREADABLE = "It cannot be decrypted: neither ENCRYPTION_KEY nor JWT_SECRET is the one it was stored with."
 
 
@@ -77,7 +78,7 @@ def compose(sender: Mailbox, mail: dict[str, Any], job_id: str, created_at: int)
     message["Subject"] = mail["subject"]
     message["Message-ID"] = f"<{job_id}@{sender.address.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday answers it
-    message.set_content(mail["text"])
+    message.set_content(mail["text"], cte=_encoding(mail["text"]))
     if mail["html"] is not None:
         message.add_alternative(mail["html"], subtype="html")
         message.set_boundary(f"=_{job_id}")
@@ -106,6 +107,12 @@ def wait(attempt: int) -> int:
     """Return for how many milliseconds to leave a mail alone after an attempt: enough for greylisting in the end."""
     longest = min(LONGEST_WAIT, FIRST_WAIT * 3 ** (attempt - 1))
     return random.randrange(longest // 2, longest)  # noqa: S311 (jitter, no secret)
+
+
+def _encoding(text: str) -> str | None:
+    """Return how a text is written: as it is where that is allowed (RFC 5322, 2.1.1), so that links stay whole."""
+    plain = text.isascii() and max(map(len, text.splitlines()), default=0) < LONGEST_LINE
+    return "7bit" if plain else None
 
 
 def _checked(what: str, check: Any, text: str) -> str:

@@ -79,7 +79,11 @@ def enable(conn: Connection, body: dict[str, Any]) -> Any:
         raise Conflict(IN_USE if user["totp_enabled_at"] else NOT_BEGUN)
     for_audit(before=user, after=totp.enable(conn, user, body["code"]))
     doors.close(conn, user, keep=caller()["session_id"], keys=False)
-    mails.warn(conn, user, "Your account has a second factor now", "From now on a sign-in asks for a code of your app.")
+    mails.warn(
+        conn, user, "Your account has a second factor now",
+        "From now on a sign-in asks for a code of your app. If that is not your app, only whoever runs this server can "
+        "take it off: write there.",
+    )  # fmt: skip
     return {"recovery_codes": recovery_codes.replace(conn, user["id"])}
 
 

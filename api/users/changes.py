@@ -52,6 +52,6 @@ def welcome(conn: Connection, user: Row) -> None:
 def _ask_new_address(conn: Connection, user: Row, new: str) -> None:
     """Send the link to a new address, and tell the old one."""
     mails.ask_new_address(conn, user, new)
-    text = f"somebody who is signed in to your account, and knows its password, wants it to have the address {new}. "
+    text = f"Somebody who is signed in to your account, and knows its password, wants it to have the address {new}. "
     with suppress(Invalid):
         mails.warn(conn, user, "Your account is to have another address", f"{text}It will, once {new} is confirmed.")

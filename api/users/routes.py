@@ -41,7 +41,7 @@ def me(conn: Connection) -> Any:
 def prove_if_needed(body: dict[str, Any]) -> dict[str, Any]:
     """Check the password, if it was given."""
     given = body.pop("current_password", None)
-    return {"proven": reauthentication.prove(given, body.get("code"), CURRENT) if given else None}
+    return {"proven": None if given is None else reauthentication.prove(given, body.get("code"), CURRENT)}
 
 
 @users.patch("/users/me", body=OwnChange(partial=True), max_body=SMALL, returns=UserOut(), allow=IN_PERSON,
@@ -49,6 +49,8 @@ def prove_if_needed(body: dict[str, Any]) -> dict[str, Any]:
 def change_me(conn: Connection, body: dict[str, Any], proven: Row | None) -> Any:
     """Change your name or address. A new address needs your password, and counts once you use the link mailed to it."""
     code = body.pop("code", None)
+    if "email" in body and proven is None:
+        raise reauthentication.wrong_password(CURRENT)
     user = reauthentication.still_proven(conn, proven, code, CURRENT) if proven else reauthentication.own(conn)
     for_audit(before=user)
     return changes.own(conn, user, body)
