@@ -14,8 +14,9 @@ from tests.conftest import PASSWORD, PROJECT, Caller
 
 
 @pytest.fixture
-def run(configure):
+def run(configure, monkeypatch):
     """Return a function that runs a command as in a shell, in an empty folder."""
+    monkeypatch.setattr(sys.modules["api.cli.user"], "has_terminal", lambda: True)
     configure()
     made = []
 

@@ -1,6 +1,7 @@
 """Accounts from a terminal: with the server running or not, audited, and never without an admin."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -17,13 +18,38 @@ STDIN = "--password-stdin"
 
 
 @pytest.fixture
-def run(app):
+def run(app, monkeypatch):
     """Return a function that runs `walnut user ...` beside an app that serves the same database."""
+    monkeypatch.setattr(sys.modules["api.cli.user"], "has_terminal", lambda: True)
 
     def invoke(*words, asked=None):
         return CliRunner().invoke(walnut, ("user", *words), obj=ScriptInfo(create_app=lambda: app), input=asked)
 
     return invoke
+
+
+@pytest.mark.parametrize("words", [("create", "bob", "bob@example.com"), ("reset-password", "root")])
+def test_where_there_is_nobody_to_ask_it_says_how_to_send_a_password(admin, run, monkeypatch, words):
+    monkeypatch.undo()
+    asked = run(*words, asked=f"{PASSWORD}\n{PASSWORD}\n")
+    assert (asked.exit_code, "--password-stdin" in asked.output) == (2, True)
+
+
+def test_no_password_is_asked_for_in_vain(run):
+    refused(run("create", "bob", "no address", asked=""), "email")
+
+
+def test_who_is_to_be_erased_is_looked_up_first(app, admin, run):
+    """An id is an id, also if somebody calls himself by it."""
+    for name in ("alice", "bob"):
+        sign_up(app, name)
+    refused(run("erase", "--yes", "alice", "nobody", "bob"), "nobody")
+    ids = dict(rows(app, "SELECT username, id FROM users"))
+    sign_up(app, "eve")("PATCH", "/users/me", {"username": ids["alice"]})
+    shown = run("erase", ids["alice"], "bob", asked="y\n")
+    assert f"alice <alice@example.com> ({ids['alice']})" in shown.output
+    assert shown.exit_code == 0, shown.output
+    assert {name for (name,) in rows(app, "SELECT username FROM users")} == {"root", ids["alice"]}
 
 
 def refused(result, *texts):

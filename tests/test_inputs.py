@@ -10,7 +10,7 @@ from marshmallow import Schema, fields, pre_load
 
 from api.errors import Invalid, Malformed
 from api.web import inputs, strict_json
-from tests.conftest import assert_problem, rows
+from tests.conftest import PASSWORD, assert_problem, rows
 
 JSON = "application/json"
 
@@ -330,7 +330,7 @@ def test_every_route_with_a_body_refuses_the_same(app, anyone, admin):
 def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at(admin):
     """Each item is wrong, and none is named: nobody looked at them."""
     for path, name, most in (("/tasks", "tags", 20), ("/auth/api-keys", "scopes", 100)):
-        body = {"title": "x"} if name == "tags" else {"name": "x"}
+        body = {"title": "x"} if name == "tags" else {"name": "x", "password": PASSWORD}
         refused = assert_problem(admin("POST", path, body | {name: [""] * (most + 1)}), 422, "invalid", f"/{name}")
         assert f"At most {most}" in refused["detail"]
         named = admin("POST", path, body | {name: [""] * most}).json["errors"]

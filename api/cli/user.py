@@ -183,11 +183,16 @@ def _found(conn: Connection, who: str) -> Row:
     return next(iter(found.values()))
 
 
+def has_terminal() -> bool:
+    """Tell whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
 def _password(from_stdin: bool) -> str:
     """Return a new password: never from the command line, which others on this machine can see."""
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
-    if not sys.stdin.isatty():
+    if not has_terminal():
         raise click.UsageError("There is no terminal to ask for the password on. Send it with --password-stdin.")
     asked: Any = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return str(asked)
