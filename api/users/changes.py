@@ -22,7 +22,8 @@ def own(conn: Connection, user: Row, wish: Row) -> Row:
         values["new_email"] = wish["email"] if is_new else None
         if is_new:
             _ask_new_address(conn, user, wish["email"])
-    return accounts.change(conn, user, **values)
+            return accounts.change(conn, user, **values)  # a link to the same one as before is a change too
+    return _changed(conn, user, **values)
 
 
 def by_admin(conn: Connection, user: Row, wish: Row) -> Row:
@@ -31,7 +32,7 @@ def by_admin(conn: Connection, user: Row, wish: Row) -> Row:
     accounts.refuse_last_admin(conn, user, role=becomes["role"], active=becomes["active"])
     accounts.refuse_taken(conn, username=wish.get("username"), email=wish.get("email"), user=user["id"])
     moves = becomes["email"] != user["email"]
-    after = accounts.change(conn, user, **wish, **({"new_email": None, "email_confirmed_at": None} if moves else {}))
+    after = _changed(conn, user, **wish, **({"new_email": None, "email_confirmed_at": None} if moves else {}))
     if moves:
         links.forget(conn, user["id"], links.CONFIRMATION, links.RESET, links.INVITATION)  # sent to the old one
         with suppress(Invalid):  # an old address that no mail can go to must not be kept for that
@@ -54,6 +55,12 @@ def welcome(conn: Connection, user: Row) -> None:
         mails.ask_to_confirm(conn, user)
     else:
         mails.invite(conn, user)
+
+
+def _changed(conn: Connection, user: Row, **values: Any) -> Row:
+    """Change an account, unless it is so already: then its row is returned as it is, which counts as no change."""
+    same = all(user[name] == value for name, value in values.items())
+    return user if same else accounts.change(conn, user, **values)
 
 
 def _ask_new_address(conn: Connection, user: Row, new: str) -> None:
