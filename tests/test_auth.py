@@ -3,9 +3,10 @@ import unicodedata
 
 import bcrypt
 import pytest
+from marshmallow import ValidationError
 
 from api import create_app
-from api.auth import passwords
+from api.auth import names, passwords
 from tests.conftest import PASSWORD, Caller, assert_problem, execute, rows, sign_in, sign_up
 
 
@@ -87,7 +88,7 @@ SAME_NAMES = [
     ("①", "1"),
     ("\uff42\uff4f\uff42", "bob"),
     ("é", "e\u0301"),
-    ("\u0345", "\u03b9"),
+    ("\u03b1\u0345", "\u03b1\u03b9"),
     ("ΣΑΣ", "σας"),
     ("\u1e9e", "ss"),
     ("Å", "\u212b"),
@@ -134,6 +135,28 @@ def test_a_name_that_cannot_be_seen_or_told_is_refused(lasting_app, lasting_admi
     assert_problem(
         Caller(lasting_app)("POST", "/auth/register", account() | {"username": name}), 422, "invalid", "/username"
     )
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        *("\u2800", "\ufffc", "\U00013441", "\U00013442", "\U00016fe4", "\U0001d159", "\u2d7f", "\U0001107f"),
+        *("\U00011a47", "\U00011a99", "\U0001bc9d", "\u0332", "\u0333"),
+    ],
+)
+def test_nothing_that_shows_nothing_is_in_a_name(unseen):
+    """Blanks that Unicode does not count as ignorable, and lines under a letter, as a link has them anyway."""
+    for name in (f"admin{unseen}", f"{unseen}admin", f"ad{unseen}min", f"admin@ex{unseen}ample.com"):
+        with pytest.raises(ValidationError, match="invisible"):
+            names.visible(name)
+
+
+def test_a_mark_stands_on_a_letter():
+    for name in ("\u0301admin", "\u0903x", "admin@\u0301example.com"):
+        with pytest.raises(ValidationError, match="mark"):
+            names.visible(name)
+    for name in ("Ag\u0303e", "\u0928\u092e\u0938\u094d\u0924\u0947", "Zoe\u0308", "\u0e1b\u0e34\u0e48\u0e19", "@"):
+        names.visible(name)
 
 
 @pytest.mark.parametrize("invisible", ["\u034f", "\ufe0f", "\u3164", "\u115f", "\u180b", "\U000e0100", "\uffa0"])

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from api import db
+from api import audit_trail, db
+from api.auth import accounts, mails
 from api.jobs import queue
 from api.users import export
 from tests.conftest import Caller, assert_problem, execute, rows, sign_in, sign_up
@@ -102,12 +103,51 @@ def test_who_asks_for_the_head_only_may_ask_again(user):
     assert taken(user)
 
 
-def test_who_is_erased_meanwhile_gets_a_whole_document(app, admin):
+@pytest.mark.parametrize(
+    "end",
+    ["DELETE FROM users WHERE username = 'eve'", "UPDATE sessions SET ended_at = 1", "UPDATE users SET active = 0"],
+)
+def test_an_export_ends_soon_after_its_session(app, admin, end, few):
     person = sign_up(app, "eve")
     answer = person.client.get(
         "/api/v1/users/me/export", headers={"Authorization": f"Bearer {person.token}"}, buffered=False
     )
     pieces = iter(answer.response)
     first = next(pieces)
-    execute(app, "DELETE FROM users WHERE username = 'eve'")
-    assert json.loads(first + b"".join(pieces))["sessions"] == []
+    assert first
+    execute(app, end)
+    next(pieces)  # it has begun
+    with pytest.raises(ConnectionResetError):
+        next(pieces)
+    answer.close()
+    assert person.client.application.extensions["exports"] == set()
+
+
+def test_an_export_has_nothing_of_others(app, admin, user):
+    """Neither what others are called, nor where somebody was who asked for a link, nor our files and servers."""
+    eve = admin("POST", "/users", {"username": "eve", "email": "eve@example.com"}).json["id"]
+    admin("PATCH", f"/users/{eve}", {"username": "eva"})
+    admin("PATCH", "/users/me", {"username": "radix"})
+    with app.app_context(), db.writing() as conn:
+        mails.tell(conn, accounts.get(conn, admin.id), "Hello", "You.")
+        asked = {"username": "radix", "requested_from": "192.0.2.9"}
+        audit_trail.append(conn, "user.reset_requested", admin.id, after=asked)  # credentials/requests.py
+        conn.exec_driver_sql(
+            "INSERT INTO job_history (job_seq, at, event, detail) SELECT seq, 1, 'tried', 'mx.internal' FROM jobs"
+        )
+    file = """{"file": "/srv/outbox/x.eml"}"""
+    execute(app, "UPDATE jobs SET status = 'complete', error = 'mx.internal:25', result = ? WHERE kind = 'mail'", file)
+    found = taken(admin)
+    about_eve = [entry for entry in found["deeds"] if entry["subject_id"] == eve]
+    assert [entry["action"] for entry in about_eve] == ["user.created", "user.changed"]
+    assert all(entry["before"] is None and entry["after"] is None for entry in about_eve)
+    (own,) = [entry for entry in found["deeds"] if entry["action"] == "user.changed" and entry not in about_eve]
+    assert (own["before"]["username"], own["after"]["username"]) == ("root", "radix")
+    (asking,) = found["changes"]
+    assert (asking["action"], asking["after"]) == ("user.reset_requested", {"username": "radix"})
+    sent = [job for job in found["jobs"] if job["kind"] == "mail"]
+    assert sent
+    assert all(job["status"] == "complete" and job["result"] is None for job in sent)
+    text = json.dumps(found)
+    for secret in ("eve@example.com", '"eva"', "192.0.2.9", "outbox", "mx.internal"):
+        assert secret not in text, secret

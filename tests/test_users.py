@@ -282,6 +282,24 @@ def test_nothing_is_no_change(admin, user, body):
     assert user("PATCH", "/users/me", body).status_code == 422
 
 
+def test_what_is_so_already_is_no_change(app, admin, user):
+    """A hundred such requests would be a hundred versions and entries otherwise."""
+    execute(app, "UPDATE users SET new_email = NULL, active = 1 WHERE username = 'alice'")
+    path, before = f"/users/{user.id}", rows(app, "SELECT * FROM users ORDER BY id")
+    entries = rows(app, "SELECT count(*) FROM audit_entries")
+    whole = {"username": "alice", "email": "alice@example.com", "role": "user", "active": True}
+    for answer in (
+        admin("PATCH", path, whole, If_Match='"1"'),
+        user("PATCH", "/users/me", {"username": "alice"}),
+        user("PATCH", "/users/me", {"email": "alice@example.com", "current_password": PASSWORD}),
+    ):
+        assert (answer.status_code, answer.json["version"]) == (200, 1), answer.text
+    assert rows(app, "SELECT * FROM users ORDER BY id") == before
+    assert rows(app, "SELECT count(*) FROM audit_entries") == entries
+    assert user("PATCH", "/users/me", {"username": "Alice"}).json["version"] == 2
+    assert rows(app, "SELECT count(*) FROM audit_entries") == [(entries[0][0] + 1,)]
+
+
 def test_a_role_acts_on_the_next_request(admin, user):
     assert user("POST", "/tasks", {"title": "x"}).status_code == 403
     admin("PATCH", f"/users/{user.id}", {"role": "admin"})
@@ -339,8 +357,9 @@ def test_the_last_admin_stays(app, admin, user):
     def refused(answer):
         assert "walnut user set-role" in assert_problem(answer, 409, "conflict")["detail"]
 
-    made(admin, "asleep", role="admin")
+    made(admin, "asleep", role="admin", password=PASSWORD)
     execute(app, "UPDATE users SET active = 0 WHERE username = 'asleep'")
+    made(admin, "invited", role="admin")  # who has no password yet
     path = f"/users/{admin.id}"
     refused(admin("PATCH", path, {"role": "user"}))
     refused(admin("PATCH", path, {"active": False}))

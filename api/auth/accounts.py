@@ -3,9 +3,10 @@
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
 
 from api import db
+from api.auth import passwords
 from api.auth.names import folded
 from api.errors import Conflict
 from api.statements import Row, Statement
@@ -18,7 +19,14 @@ BY_USERNAME = Statement(select(users).where(users.c.username_key == bindparam("k
 CREATE = Statement(insert(users).returning(users))
 REMOVE = Statement(delete(users).where(users.c.id == bindparam("user_id")))
 ANOTHER_ADMIN = Statement(
-    select(exists().where(users.c.id != bindparam("user_id"), users.c.role == bindparam("of_role"), users.c.active))
+    select(
+        exists().where(
+            users.c.id != bindparam("user_id"),
+            users.c.role == bindparam("of_role", "admin"),
+            users.c.active,
+            func.substr(users.c.password_hash, -len(passwords.NONE)) != bindparam("none", passwords.NONE),
+        )
+    )
 )
 LAST_ADMIN = (
     "This is the last admin who may sign in. Make another one first: give an account the role admin, or run "
@@ -68,10 +76,12 @@ def refuse_taken(conn: Connection, *, username: str | None = None, email: str | 
 def refuse_last_admin(conn: Connection, user: Row, *, role: str | None = None, active: bool = False) -> None:
     """Refuse to leave nobody who may look after the others: `role` and `active` are what the account is to have.
 
+    Who was invited and has chosen no password yet does not count: the link may never arrive.
+
     Raises Conflict. The write lock must be held, so that two admins cannot demote each other.
     """
     is_one, stays_one = user["role"] == "admin" and user["active"], role == "admin" and active
-    if is_one and not stays_one and not ANOTHER_ADMIN.value(conn, user_id=user["id"], of_role="admin"):
+    if is_one and not stays_one and not ANOTHER_ADMIN.value(conn, user_id=user["id"]):
         raise Conflict(LAST_ADMIN)
 
 

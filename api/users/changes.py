@@ -19,7 +19,8 @@ def own(conn: Connection, user: Row, wish: Row) -> Row:
         values["new_email"] = wish["email"] if is_new else None
         if is_new:
             _ask_new_address(conn, user, wish["email"])
-    return accounts.change(conn, user, **values)
+            return accounts.change(conn, user, **values)  # a link to the same one as before is a change too
+    return _changed(conn, user, **values)
 
 
 def by_admin(conn: Connection, user: Row, wish: Row) -> Row:
@@ -30,7 +31,7 @@ def by_admin(conn: Connection, user: Row, wish: Row) -> Row:
     moves = becomes["email"] != user["email"]
     shuts = user["active"] and not becomes["active"]
     forgets = {"new_email": None} if moves or shuts else {}
-    after = accounts.change(conn, user, **wish, **forgets, **({"email_confirmed_at": None} if moves else {}))
+    after = _changed(conn, user, **wish, **forgets, **({"email_confirmed_at": None} if moves else {}))
     if moves:
         links.forget(conn, user["id"], links.CONFIRMATION, links.RESET, links.INVITATION)  # sent to the old one
         with suppress(Invalid):  # an old address that no mail can go to must not be kept for that
@@ -47,6 +48,12 @@ def welcome(conn: Connection, user: Row) -> None:
         mails.ask_to_confirm(conn, user)
     else:
         mails.invite(conn, user)
+
+
+def _changed(conn: Connection, user: Row, **values: Any) -> Row:
+    """Change an account, unless it is so already: then its row is returned as it is, which counts as no change."""
+    same = all(user[name] == value for name, value in values.items())
+    return user if same else accounts.change(conn, user, **values)
 
 
 def _ask_new_address(conn: Connection, user: Row, new: str) -> None:

@@ -18,7 +18,8 @@ from api.web.output import shaper
 def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
     """Record the action that the contract names: what the subject was, and what the view returns of it.
 
-    Before and after hold the fields of the contract's `audited`, or of what it returns, and nothing else.
+    Before and after hold the fields of the contract's `audited`, or of what it returns, and nothing else. A view that
+    returns the very row that was there before has changed nothing, so there is no entry.
     """
     schema = contract.audited or contract.returns
     if not (contract.audit and schema):
@@ -30,6 +31,8 @@ def wrap(view: Callable[..., Any], contract: Contract) -> Callable[..., Any]:
         g.audit = {}
         result = view(conn, **kwargs)
         said = {"after": result} | g.audit
+        if said["after"] is not None and said["after"] is said.get("before"):
+            return result
         subject_id = _subject_id(action, said, kwargs)
         parts = {name: shape(said[name]) for name in ("before", "after") if said.get(name) is not None}
         record(conn, action, subject_id, actor_id=said.get("actor_id", actor()), **parts)

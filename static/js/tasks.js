@@ -1,6 +1,7 @@
 // The list of tasks: filters (kept in the page's address, so that a reload or a link shows the same), sorting, pages, and what a row can do.
 import { $, allow, fromTemplate, h, state } from "./dom.js";
 import { API, Problem, call } from "./api.js";
+import { Pages } from "./pages.js";
 import { session } from "./session.js";
 import { ask, say, sayProblem } from "./notices.js";
 import { meet, offerPeople, person } from "./people.js";
@@ -9,25 +10,16 @@ import { editTask } from "./editor.js";
 
 const READ_ONLY = "Only an admin may create, change or delete tasks. You are signed in as a user, who may read them.";
 const FILTERS = ["q", "status", "priority", "tag", "assignee_id"];
-const PAUSE_MS = 250;
+const FEWEST = 10;      // that can be shown at once
+const pages = new Pages({ name: "page", form: $("filters"), title: $("tasks-title"), load: () => loadTasks() });
 
-let page = 1;
 let turn = 0;      // the newest load; older answers that arrive later are dropped
 const changing = new Set();      // ids of tasks with a change under way: a second click is not a second change
 
 /** Wire the filters, the pager and the buttons. */
 export function startTasks() {
-  const form = $("filters");
-  let pause;
-  const first = () => { page = 1; loadTasks(); };
-  form.addEventListener("input", (event) => {
-    clearTimeout(pause);
-    pause = setTimeout(first, event.target.type === "search" ? PAUSE_MS : 0);
-  });
-  $("page-limit").addEventListener("input", first);
-  form.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(pause); first(); });
-  $("page-before").addEventListener("click", () => turnTo(page - 1));
-  $("page-after").addEventListener("click", () => turnTo(page + 1));
+  pages.start();
+  $("page-limit").addEventListener("input", () => pages.first());
   $("reload-tasks").addEventListener("click", () => loadTasks());
   $("new-task").addEventListener("click", () => open(null));
 }
@@ -40,7 +32,7 @@ export function enterTasks() {
     const input = $("filters").elements.namedItem(name);
     if (input) input.value = value;
   }
-  page = Math.max(1, Number.parseInt(wanted.get("page") ?? "1", 10) || 1);
+  pages.enter(wanted);
   allow($("new-task"), session.isAdmin, READ_ONLY, "read-only");
   $("read-only").textContent = READ_ONLY;
   $("read-only").hidden = session.isAdmin;
@@ -57,7 +49,7 @@ export async function loadTasks({ focus } = {}) {
   try {
     const { body } = await call("GET", `${API}/tasks?${query()}`);
     if (mine !== turn) return;
-    if (body.items.length === 0 && body.total > 0 && page > 1) { page = Math.ceil(body.total / body.limit); await loadTasks({ focus }); return; }
+    if (pages.isPastTheEnd(body)) { await loadTasks({ focus }); return; }
     show(body, focus);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
@@ -71,7 +63,7 @@ export async function loadTasks({ focus } = {}) {
 function query() {
   const wanted = new URLSearchParams();
   for (const [name, value] of new FormData($("filters"))) if (value.trim()) wanted.set(name, value.trim());
-  wanted.set("page", page);
+  wanted.set("page", pages.number);
   history.replaceState(null, "", `?${wanted}${location.hash}`);
   return wanted;
 }
@@ -80,26 +72,17 @@ const filtered = () => FILTERS.some((name) => $("filters").elements.namedItem(na
 
 function clearFilters() {
   for (const name of FILTERS) $("filters").elements.namedItem(name).value = "";
-  turnTo(1);
-}
-
-function turnTo(number) {
-  page = Math.max(1, number);
-  $("tasks-title").focus();
-  loadTasks();
+  pages.turnTo(1);
 }
 
 const offerAssignees = (chosen) => offerPeople($("filter-assignee"), "Anyone", chosen);
 
-function show({ items, limit, total }, focus) {
+function show(body, focus) {
+  const { items, total } = body;
   meet(items);
   offerAssignees($("filter-assignee").value);
-  const from = (page - 1) * limit;
   $("tasks-count").textContent = total === 1 ? "1 task" : `${total} tasks`;
-  $("pager").hidden = total <= 10 && page === 1;
-  $("page-range").textContent = `${from + 1}–${from + items.length} of ${total}`;
-  allow($("page-before"), page > 1, "This is the first page.", "page-range");
-  allow($("page-after"), from + items.length < total, "This is the last page.", "page-range");
+  pages.show(body, FEWEST);
   $("task-list").replaceChildren(...(items.length ? [h("ul", { class: "tasks-list" }, items.map(row))] : [emptiness()]));
   if (focus) (document.getElementById(`task-${focus}`)?.querySelector(".task-title") ?? $("tasks-title")).focus();
 }
@@ -112,7 +95,7 @@ function emptiness() {
 
 function showFailure(problem) {
   $("tasks-count").textContent = "";
-  $("pager").hidden = true;
+  pages.hide();
   const id = problem.requestId ? h("p", { class: "hint" }, "Request ", h("code", {}, problem.requestId)) : null;
   const failed = state("The tasks could not be loaded", [problem.message, ...problem.errors.map((error) => error.detail)].join(" "), id, h("button", { type: "button", onclick: () => loadTasks() }, "Try again"),
     filtered() ? h("button", { type: "button", onclick: clearFilters }, "Clear filters") : null);
@@ -155,7 +138,7 @@ function meta(task) {
 
 function only(tag) {
   $("filters").elements.tag.value = tag;
-  turnTo(1);
+  pages.turnTo(1);
 }
 
 async function open(task) {

@@ -1,6 +1,7 @@
 // The people of this server, for admins: found by name or address, role and state (kept in the page's address), page by page.
-import { $, allow, h, state } from "./dom.js";
+import { $, h, state } from "./dom.js";
 import { API, Problem, call } from "./api.js";
+import { Pages } from "./pages.js";
 import { session } from "./session.js";
 import { say } from "./notices.js";
 import { remember } from "./people.js";
@@ -8,27 +9,18 @@ import { editUser, startUserEditor } from "./user-editor.js";
 import { ROLE, count, fromNow, fully } from "./words.js";
 
 const LIMIT = 20;
-const PAUSE_MS = 250;
 const ONLY_ADMIN = "Only an admin may see and change the accounts of others. Your own is at Account.";
 const form = $("people-filters");
 const list = $("people-list");
+const pages = new Pages({ name: "people", form, title: $("people-title"), load: () => loadUsers() });
 
-let page = 1;
 let turn = 0;            // the newest load; older answers that arrive later are dropped
 let tellChanged;         // called when one's own account was changed here
 
 /** Wire the filters, the pager and the buttons. */
 export function startUsers(changed) {
   tellChanged = changed;
-  let pause;
-  const first = () => { page = 1; loadUsers(); };
-  form.addEventListener("input", (event) => {
-    clearTimeout(pause);
-    pause = setTimeout(first, event.target.type === "search" ? PAUSE_MS : 0);
-  });
-  form.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(pause); first(); });
-  $("people-before").addEventListener("click", () => turnTo(page - 1));
-  $("people-after").addEventListener("click", () => turnTo(page + 1));
+  pages.start();
   $("reload-people").addEventListener("click", () => loadUsers());
   $("new-person").addEventListener("click", () => open(null));
   startUserEditor();
@@ -43,7 +35,7 @@ export async function showUsers({ query }) {
     const input = form.elements.namedItem(name);
     if (input) input.value = value;
   }
-  page = Math.max(1, Number.parseInt(query.get("page") ?? "1", 10) || 1);
+  pages.enter(query);
   await loadUsers();
 }
 
@@ -53,7 +45,7 @@ export function hideUsers() {
   list.replaceChildren();
   form.reset();
   $("people-count").textContent = "";
-  $("people-pager").hidden = true;
+  pages.hide();
 }
 
 async function loadUsers({ focus } = {}) {
@@ -63,7 +55,7 @@ async function loadUsers({ focus } = {}) {
   try {
     const { body } = await call("GET", `${API}/users?${wanted()}`);
     if (mine !== turn) return;
-    if (body.items.length === 0 && body.total > 0 && page > 1) { page = Math.ceil(body.total / body.limit); await loadUsers({ focus }); return; }
+    if (pages.isPastTheEnd(body)) { await loadUsers({ focus }); return; }
     show(body, focus);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
@@ -77,7 +69,7 @@ async function loadUsers({ focus } = {}) {
 function wanted() {
   const query = new URLSearchParams();
   for (const [name, value] of new FormData(form)) if (value.trim()) query.set(name, value.trim());
-  if (page > 1) query.set("page", page);
+  if (pages.number > 1) query.set("page", pages.number);
   history.replaceState(null, "", String(query) ? `#/people?${query}` : "#/people");
   query.set("limit", LIMIT);
   return query;
@@ -87,23 +79,14 @@ const filtered = () => ["q", "role", "active"].some((name) => form.elements.name
 
 function clearFilters() {
   for (const name of ["q", "role", "active"]) form.elements.namedItem(name).value = "";
-  turnTo(1);
+  pages.turnTo(1);
 }
 
-function turnTo(number) {
-  page = Math.max(1, number);
-  $("people-title").focus();
-  loadUsers();
-}
-
-function show({ items, limit, total }, focus) {
+function show(body, focus) {
+  const { items, total } = body;
   remember(items);
-  const from = (page - 1) * limit;
   $("people-count").textContent = count(total, "person", "people");
-  $("people-pager").hidden = total <= limit && page === 1;
-  $("people-range").textContent = `${from + 1}–${from + items.length} of ${total}`;
-  allow($("people-before"), page > 1, "This is the first page.", "people-range");
-  allow($("people-after"), from + items.length < total, "This is the last page.", "people-range");
+  pages.show(body);
   list.replaceChildren(items.length ? h("ul", { class: "tasks-list" }, items.map(row)) : emptiness());
   if (focus) (document.getElementById(`user-${focus}`)?.querySelector(".task-title") ?? $("people-title")).focus();
 }
@@ -113,7 +96,7 @@ const emptiness = () => (filtered() ? state("Nobody matches", "Try fewer letters
 
 function showFailure(problem) {
   $("people-count").textContent = "";
-  $("people-pager").hidden = true;
+  pages.hide();
   const id = problem.requestId ? h("p", { class: "hint" }, "Request ", h("code", {}, problem.requestId)) : null;
   const failed = state("The people could not be loaded", [problem.message, ...problem.errors.map((error) => error.detail)].join(" "), id, h("button", { type: "button", onclick: () => loadUsers() }, "Try again"),
     filtered() ? h("button", { type: "button", onclick: clearFilters }, "Clear filters") : null);
