@@ -15,7 +15,7 @@ import pytest
 from tests.system.conftest import NO_LIMITS
 from tests.system.processes import Walnut
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "4")
 SEED = os.environ.get("SCHEMATHESIS_SEED", "")
 PASSWORD = "correct horse"
 LOGOUT = "/api/v1/auth/logout"
@@ -77,7 +77,7 @@ def test_an_admin_catches_it_at_nothing(server: Walnut, admin: str, tmp_path: Pa
 def test_who_may_less_catches_it_at_nothing(server: Walnut, admin: str, tmp_path: Path, name: str) -> None:
     """A user without permissions to write, and nobody at all."""
     bearer = token(server, name, "user") if name else ""
-    run(server, tmp_path, bearer, "--phases", "examples,fuzzing", "--max-examples", "5", *LEFT_OUT)
+    run(server, tmp_path, bearer, "--phases", "examples,fuzzing", "--max-examples", "3", *LEFT_OUT)
 
 
 def test_a_logout_ends_what_it_should_and_says_what_it_promised(server: Walnut, admin: str, tmp_path: Path) -> None:
