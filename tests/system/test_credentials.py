@@ -136,7 +136,7 @@ def test_who_forgot_the_password_chooses_another(server: Walnut, post: SmtpServe
     ask(tab, email)
     link = mailed(post, email, "Choose a new password")
     tab.goto(link)  # the same page in the same tab: the browser only changes the part after the #
-    field = tab.get_by_label("New password", exact=True)
+    field = tab.get_by_label("Password", exact=True)
     expect(field).to_be_focused()
     assert urlsplit(tab.url).fragment == ""
     for bad, why in (("short", "fewer than 8"), ("iloveyou", "commonest"), ("bob@example.com", "little more than")):
@@ -151,10 +151,11 @@ def test_who_forgot_the_password_chooses_another(server: Walnut, post: SmtpServe
     field.fill(OTHER)
     field.press("Enter")
     expect(tab.get_by_role("heading", name="Your password is set")).to_be_visible()
+    expect(tab.locator("#done").get_by_role("link", name="Sign in")).to_be_visible()
     assert me(server, email, OTHER)["email_confirmed_at"]
     assert mailed(post, email, "Your password was changed") == ""
     tab.goto(link)
-    tab.get_by_label("New password", exact=True).fill(OTHER)
+    tab.get_by_label("Password", exact=True).fill(OTHER)
     tab.get_by_role("button", name="Set this password").click()
     expect(tab.get_by_text("Nothing was changed")).to_be_visible()
 
