@@ -47,8 +47,8 @@ onSubmit(form, async () => {
   reveal(false);
   await use("reset-password", token, { password: form.elements.password.value });
   form.reset();
-  show("done", "Your password is set");
   await lookWhoIsHere();
+  show("done", "Your password is set");
 }, (problem) => {
   if (problem.status !== 404) return false;
   form.reset();
