@@ -336,8 +336,8 @@ def keep_codes_coming(page: Page, email: str, codes: list[str]) -> None:
         form.get_by_role("button", name=button).click()
         wrong(code, re.compile("Send the six digits.*recovery codes"))
         expect(code).to_be_focused()
-    for form, button, code in ((keys, "Create key", codes[2]), (profile, "Save profile", codes[3])):
-        form.get_by_label("Code from your authenticator").fill(code)
+    for form, button, given in ((keys, "Create key", codes[2]), (profile, "Save profile", codes[3])):
+        form.get_by_label("Code from your authenticator").fill(given)
         form.get_by_role("button", name=button).click()
     expect(keys.get_by_role("heading", name="Your new key")).to_be_visible()
     profile.get_by_role("button", name=f"Send the mail again: {new}").click()
