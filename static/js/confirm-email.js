@@ -10,7 +10,7 @@ onSubmit($("confirm-form"), async () => {
   show("done", "Your address is confirmed");
 }, (problem) => {
   if (problem.status !== 404) return false;
-  askForLink("This link is not good any more", "It was used already, or it is older than three days. If you have confirmed your address before, just sign in.");
+  askForLink("This link is not good any more", "It was used already, it is older than three days, or it was not copied whole. If you have confirmed your address before, just sign in.");
   return true;
 });
 startAsking("confirmation");

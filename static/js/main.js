@@ -9,6 +9,7 @@ import { say } from "./notices.js";
 import { clearPanel, startPanel } from "./panel.js";
 import { forgetPeople } from "./people.js";
 import { showWelcome, startSigningIn, whoAmI } from "./sign-in.js";
+import { forgetCodes } from "./second-factor.js";
 import { startStatus } from "./status.js";
 import { enterTasks, loadTasks, startTasks } from "./tasks.js";
 import { hideUsers, showUsers, startUsers } from "./users.js";
@@ -63,6 +64,7 @@ function left(why) {
   tasksEntered = false;
   leaveJobs();
   forgetPeople();
+  forgetCodes();
   clearPanel();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("task-list").replaceChildren();

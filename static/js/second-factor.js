@@ -19,7 +19,8 @@ export function startFactor(changed) {
   onSubmit(renew, newCodes);
   onSubmit(off, switchOff);
   $("totp-cancel").addEventListener("click", () => { enterFactor(session.user); setup.elements.password.focus(); });
-  $("codes-done").addEventListener("click", () => { $("codes").hidden = true; $("codes-shown").replaceChildren(); $("totp-title").focus(); });
+  $("codes-done").addEventListener("click", () => { forgetCodes(); $("totp-title").focus(); });
+  addEventListener("beforeunload", (event) => { if (session.user && codesAreShown()) event.preventDefault(); });
 }
 
 /** Show how it is, on or off; who has one is asked for its code wherever the password alone is not enough. */
@@ -30,6 +31,7 @@ export function enterFactor(user) {
     : "Off. Once it is on, your password alone lets nobody in: signing in also takes a code from an app on your phone.";
   setup.hidden = Boolean(since);
   $("totp-on").hidden = !since;
+  $("totp-off-hint").hidden = !session.isAdmin;
   for (const field of document.querySelectorAll(".with-factor")) {
     field.hidden = !since;
     field.querySelector("input").value = "";
@@ -42,13 +44,20 @@ export function askForFactor() {
   $("totp-title").focus();
 }
 
-/** No secret stays. */
+/** No secret stays but the recovery codes: nobody can show them again, so they wait until it is said that they are saved. */
 export function leaveFactor() {
   clear();
+  $("totp-state").textContent = "";
+  if (session.user && codesAreShown()) say("Your recovery codes are still at Account, until you say that you have saved them.");
+}
+
+/** They are saved, good no longer, or nobody is here any more. */
+export function forgetCodes() {
   $("codes").hidden = true;
   $("codes-shown").replaceChildren();
-  $("totp-state").textContent = "";
 }
+
+const codesAreShown = () => !$("codes").hidden;
 
 function clear() {
   for (const form of FORMS) { form.reset(); clearProblem(form); }
@@ -85,7 +94,7 @@ async function newCodes() {
 async function switchOff() {
   const { password, code } = off.elements;
   await call("DELETE", `${API}/auth/totp`, { body: { password: password.value, code: inOneWord(code.value) } });
-  $("codes").hidden = true;
+  forgetCodes();
   say("Your second factor is off.", "done");
   await again();
   $("totp-title").focus();

@@ -74,14 +74,14 @@ function refused(form, problem) {
 
 function startCode(form) {
   const { code } = form.elements;
-  form.querySelector(".other-code").addEventListener("click", () => { letters(form, code.inputMode === "numeric"); code.focus(); });
+  form.querySelector(".other-code").addEventListener("click", () => { clearProblem(form); askForCode(form, true, code.inputMode === "numeric"); });
 }
 
-function askForCode(form, yes) {
+function askForCode(form, yes, recovery = false) {
   const { code } = form.elements;
   code.closest(".field").hidden = !yes;
   code.value = "";
-  letters(form, false);
+  letters(form, recovery);
   if (yes) code.focus();
 }
 
@@ -114,8 +114,10 @@ async function sendAgain(form) {
 
 /** Nobody but the first may be admin: choose User, so that asking once more works. */
 function notAdmin(form, problem) {
-  if (problem.status === 403) form.elements.role.value = "user";
-  return false;
+  if (problem.status !== 403 || form.elements.role.value !== "admin") return false;
+  form.elements.role.value = "user";
+  tell(form, "Nobody can become an admin here now: only the first account of a development server may. Choose User (it is chosen already), and create the account once more.");
+  return true;
 }
 
 /** Create the account and sign in with it. False when the server wants something else first, a confirmed address for one. */
@@ -141,7 +143,7 @@ async function register() {
 // ---- signing out, and in again
 
 /** End the session, here whatever happens; returns what is to be said about it. */
-async function signOut() {
+export async function signOut() {
   let word = "";
   const asked = session.user;
   session.user = null;      // so that an ended session asks nothing

@@ -71,7 +71,7 @@ async function create() {
 
 async function remove() {
   const { id, username, version } = user;
-  if (!await ask({ title: "Delete this account?", text: `${quote(username)} is signed out everywhere and gone for good. Tasks and jobs stay, without the name.`, yes: "Delete" })) return;
+  if (!await ask({ title: "Delete this account?", text: `${quote(username)} is signed out everywhere and gone for good. The person’s jobs go, too; tasks stay, without the name.`, yes: "Delete" })) return;
   try {
     await call("DELETE", `${API}/users/${id}`, { headers: { "If-Match": `"${version}"` } });
     close({ said: `${quote(username)} is deleted.` });

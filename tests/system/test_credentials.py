@@ -13,6 +13,7 @@ from playwright.sync_api import ConsoleMessage, Page, expect
 from tests.conftest import SECRET
 from tests.smtp_server import SmtpServer
 from tests.system.conftest import NO_LIMITS
+from tests.system.dashboard import sign_in
 from tests.system.processes import Walnut, free_port, wait_until
 
 PASSWORD, OTHER = "correct horse", "a horse of another colour"
@@ -129,6 +130,8 @@ def test_an_address_is_confirmed_by_a_click_and_by_nothing_before_it(
 def test_who_forgot_the_password_chooses_another(server: Walnut, post: SmtpServer, tab: Page) -> None:
     email = register(server, "bob")
     tab.set_viewport_size({"width": 360, "height": 640})
+    sign_in(tab, server.url, register(server, "carol"), PASSWORD)
+    expect(tab.locator("#who-role")).to_have_text("user")
     tab.goto(f"{server.url}/static/reset-password.html")
     tab.get_by_label("Email").fill("bob")
     tab.get_by_role("button", name="Send me a link").click()
@@ -136,7 +139,7 @@ def test_who_forgot_the_password_chooses_another(server: Walnut, post: SmtpServe
     ask(tab, email)
     link = mailed(post, email, "Choose a new password")
     tab.goto(link)  # the same page in the same tab: the browser only changes the part after the #
-    field = tab.get_by_label("New password", exact=True)
+    field = tab.get_by_label("Password", exact=True)
     expect(field).to_be_focused()
     assert urlsplit(tab.url).fragment == ""
     for bad, why in (("short", "fewer than 8"), ("iloveyou", "commonest"), ("bob@example.com", "little more than")):
@@ -151,12 +154,17 @@ def test_who_forgot_the_password_chooses_another(server: Walnut, post: SmtpServe
     field.fill(OTHER)
     field.press("Enter")
     expect(tab.get_by_role("heading", name="Your password is set")).to_be_visible()
+    done = tab.locator("#done")
+    expect(done).to_contain_text("“\u2068carol\u2069” is signed in on this browser already: sign out first.")
+    expect(done.get_by_role("link", name="Sign in")).to_be_hidden()
+    done.get_by_role("button", name="Sign out there, then sign in").click()
+    expect(tab.get_by_role("heading", name="Welcome to Walnut")).to_be_visible()
     assert me(server, email, OTHER)["email_confirmed_at"]
     assert mailed(post, email, "Your password was changed") == ""
     tab.goto(link)
-    tab.get_by_label("New password", exact=True).fill(OTHER)
+    tab.get_by_label("Password", exact=True).fill(OTHER)
     tab.get_by_role("button", name="Set this password").click()
-    expect(tab.get_by_text("Nothing was changed")).to_be_visible()
+    expect(tab.get_by_text("not copied whole. Nothing was changed")).to_be_visible()
 
 
 def test_no_mail_of_a_request_that_was_refused_and_no_token_in_the_log(server: Walnut, post: SmtpServer) -> None:

@@ -274,6 +274,14 @@ def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: 
     panel = page.locator("#panel").inner_text()
     for private in (secret, code, codes[0], PASSWORD):
         assert private not in panel
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.locator("#notices")).to_contain_text("Your recovery codes are still at Account")
+    page.get_by_role("link", name="Your account").click()
+    expect(shown.locator("li")).to_have_text(codes)
+    with page.expect_event("dialog") as asked:
+        page.evaluate("setTimeout(() => location.reload())")
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
     shown.get_by_role("button", name="I have saved them").click()
     assert codes[0] not in page.content()
     assert secret not in page.content()
@@ -290,7 +298,10 @@ def test_a_second_factor_from_beginning_to_end(page: Page, server: Walnut, api: 
     field.press("Enter")
     wrong(field, re.compile(".+"))
     form.get_by_role("button", name="Use a recovery code").click()
-    form.get_by_label("Recovery code").fill(codes[0])
+    expect(recovery := form.get_by_label("Recovery code")).to_be_focused()
+    expect(recovery).to_have_value("")
+    expect(recovery).not_to_have_attribute("aria-invalid", "true")
+    recovery.fill(codes[0])
     form.get_by_role("button", name="Sign in").click()
     expect(page.locator("#who-role")).to_have_text("user")
 
@@ -325,11 +336,11 @@ def keep_codes_coming(page: Page, email: str, codes: list[str]) -> None:
         form.get_by_role("button", name=button).click()
         wrong(code, re.compile("Send the six digits.*recovery codes"))
         expect(code).to_be_focused()
-    for form, button, code in ((keys, "Create key", codes[2]), (profile, "Save profile", codes[3])):
-        form.get_by_label("Code from your authenticator").fill(code)
+    for form, button, given in ((keys, "Create key", codes[2]), (profile, "Save profile", codes[3])):
+        form.get_by_label("Code from your authenticator").fill(given)
         form.get_by_role("button", name=button).click()
     expect(keys.get_by_role("heading", name="Your new key")).to_be_visible()
-    profile.get_by_role("button", name=f"Send the mail again to {new}").click()
+    profile.get_by_role("button", name=f"Send the mail again: {new}").click()
     expect(profile.get_by_label("Email")).to_have_value(new)
     expect(profile.get_by_label("Your password")).to_be_focused()
     expect(profile.get_by_role("alert")).to_contain_text("the mail is sent again")
@@ -367,6 +378,10 @@ def test_profile_and_password(page: Page, server: Walnut, api: Api) -> None:
     profile.get_by_label("Username").fill(name)
     profile.get_by_label("Email").fill(f"{name}@example.org")
     expect(profile.get_by_label("Code from your authenticator")).to_be_hidden()
+    sent = count_requests(page, lambda request: request.method == "PATCH")
+    profile.get_by_role("button", name="Save profile").click()
+    wrong(profile.get_by_label("Your password"), re.compile("Type your password"))
+    assert sent == []
     profile.get_by_label("Your password").fill("not the password")
     profile.get_by_role("button", name="Save profile").click()
     wrong(profile.get_by_label("Your password"), re.compile("password"))
@@ -374,7 +389,14 @@ def test_profile_and_password(page: Page, server: Walnut, api: Api) -> None:
     profile.get_by_role("button", name="Save profile").click()
     expect(page.locator("#who-name")).to_have_text(name)
     expect(profile.get_by_label("Email")).to_have_value(email)
+    expect(profile).to_contain_text("Not confirmed yet")
     expect(profile).to_contain_text(f"To be {name}@example.org")
+    profile.get_by_role("button", name=f"Keep the present address: {email}").click()
+    profile.get_by_label("Your password").fill(PASSWORD)
+    profile.get_by_role("button", name="Save profile").click()
+    expect(page.locator("#notices")).to_contain_text(f"Your address stays {email}.")
+    expect(profile).not_to_contain_text(f"To be {name}@example.org")
+    assert sent[-1].post_data_json == {"email": email, "current_password": PASSWORD}
 
     password = box(page, "Password")
     password.get_by_label("Current password").fill(PASSWORD)
