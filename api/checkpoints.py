@@ -109,12 +109,15 @@ def keep_short(settings: Settings, stop: threading.Event) -> None:
     engine = engine_of(settings)
     path = path_of(engine)
     lease, remains, stopping = Lease(path.with_name(path.name + "-checkpointer")), Remains(path), False
+    held: list[Connection] = []  # who closes a file's last connection locks everybody out meanwhile: once is enough
     try:
         while not stopping:
             stopping = stop.wait(EVERY_SECONDS)  # once more on the way out, when nobody else is there any more
             if lease.held():
-                _checkpoint(engine, path.with_name(path.name + "-wal"), remains)
+                _checkpoint(engine, held, path.with_name(path.name + "-wal"), remains)
     finally:
+        for conn in held:
+            conn.close()
         lease.close()
         engine.dispose()
 
@@ -143,12 +146,13 @@ def path_of(engine: Engine) -> Path:
     return Path(engine.url.database or "").absolute()
 
 
-def _checkpoint(engine: Engine, wal: Path, remains: Remains) -> None:
+def _checkpoint(engine: Engine, held: list[Connection], wal: Path, remains: Remains) -> None:
     try:
-        with engine.connect() as conn:
-            size = wal.stat().st_size if wal.exists() else 0
-            if remains.gone(conn) and size >= LOG_BYTES:
-                checkpoint(conn, "TRUNCATE" if size > TRUNCATE_BYTES else "PASSIVE")
+        if not held:
+            held.append(sqlite.open_connection(engine)[0])
+        size = wal.stat().st_size if wal.exists() else 0
+        if remains.gone(held[0]) and size >= LOG_BYTES:
+            checkpoint(held[0], "TRUNCATE" if size > TRUNCATE_BYTES else "PASSIVE")
     except (DBAPIError, sqlite.driver.Error, OSError) as error:  # a full disk, say: the next try may find it mended
         level = logging.DEBUG if sqlite.fault_code(error) in sqlite.BUSY else logging.WARNING
         log.log(level, "checkpoint failed", extra={"reason": str(getattr(error, "orig", error))})

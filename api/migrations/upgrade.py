@@ -58,7 +58,7 @@ def check(settings: Settings) -> None:
         raise DatabaseError(f"There is no database at {path}. Make it with `walnut db upgrade`.")
     engine = sqlite.engine(settings.database, WAIT, "query_only=ON")
     try:
-        with engine.connect() as conn:
+        with sqlite.open_connection(engine)[0] as conn:
             found = revision(conn)
     except DBAPIError as error:
         raise _unreadable(path, error) from error
@@ -127,7 +127,7 @@ def _opened(settings: Settings) -> Iterator[Connection]:
     _refuse_what_is_gone(path)
     engine = sqlite.engine(settings.database, WAIT, mode="rwc")
     try:
-        with engine.connect() as conn:
+        with sqlite.open_connection(engine)[0] as conn:
             _refuse_what_is_damaged(conn, path)
             yield conn
         _mark(path).touch()
