@@ -46,8 +46,8 @@ function askForProof(keep = false) {
 
 function showAddress({ email, new_email, email_confirmed_at }) {
   const button = (label, address, act) => h("button", { type: "button", "aria-label": `${label}: ${address}`, onclick: () => act(address) }, label);
-  const present = email_confirmed_at ? h("p", {}, "Confirmed.")
-    : h("p", {}, "Not confirmed yet: open the link in the mail we sent there.", button("Send the mail again", email, sendAgain));
+  const present = email_confirmed_at ? h("p", {}, h("bdi", {}, email), " is confirmed.")
+    : h("p", {}, h("bdi", {}, email), " is not confirmed yet: open the link in the mail we sent there.", button("Send the mail again", email, sendAgain));
   const waiting = new_email && h("p", {}, "To be ", h("bdi", {}, new_email), ", once you open the link in the mail we sent there. Until then it stays as it is.",
     button("Send the mail again", new_email, askAgain), button("Keep the present address", email, keepPresent));
   $("address-state").replaceChildren(...[present, waiting].filter(Boolean));
