@@ -568,8 +568,8 @@ def test_a_recovery_code_is_ones_own(app, admin, alice):
 
 def test_of_many_sign_ins_with_one_recovery_code_at_once_one_succeeds(app, alice):
     code = alice.recovery_codes[0]
-    answers = at_once(8, lambda number: alice.log_in(code, address=f"192.0.2.{number}"))
-    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
+    answers = at_once(5, lambda number: alice.log_in(code, address=f"192.0.2.{number}"))  # a sixth may be too many
+    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 4
     assert rows(app, "SELECT count(*) FROM recovery_codes") == [(9,)]
 
 
