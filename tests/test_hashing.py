@@ -8,9 +8,9 @@ import time
 import pytest
 
 from api.auth import hashing, passwords
-from api.auth.hashing import LOWEST, Hashing, Line
+from api.auth.hashing import Hashing, Line
 from api.errors import Unavailable
-from tests.conftest import PASSWORD, assert_problem, sign_up
+from tests.conftest import LOWEST, PASSWORD, assert_problem, sign_up
 
 
 class Crowd:
@@ -159,7 +159,9 @@ def test_all_processes_of_a_host_together_leave_cores_to_who_answers(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_a_hash_has_the_lowest_priority_and_nobody_else(tmp_path):
+def test_a_hash_has_the_lowest_priority_and_nobody_else(tmp_path, monkeypatch):
+    assert LOWEST == 19
+    monkeypatch.setattr(hashing, "LOWEST", LOWEST)
     priority = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())  # noqa: E731
     before = priority()
     assert Hashing(tmp_path).do("a", priority) == LOWEST

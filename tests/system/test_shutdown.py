@@ -130,7 +130,10 @@ def test_every_request_that_was_begun_gets_its_whole_answer(server: InTerminal, 
     assert status == 0
     assert statuses == [200] * 4
     assert not load.refused, load.failures()
-    assert {type(error) for error in load.failed} <= {ConnectionRefusedError}, load.failures()
+    # Who connects between the last look into the kernel's queue and its end is reset: nothing of him was read.
+    others = [error for error in load.failed if not isinstance(error, ConnectionRefusedError)]
+    assert len(others) <= 1, load.failures()
+    assert all(isinstance(error, ConnectionResetError) for error in others), load.failures()
     assert_nothing_left(server)
     assert_nothing_lost(server, load.acknowledged)
     assert "Traceback" not in server.log.read_text()
