@@ -822,8 +822,9 @@ def test_without_the_key_a_sign_in_says_what_to_mend_and_recovery_codes_work(app
     assert alice.secret not in answer.text
     off = {"password": PASSWORD, "code": alice.code()}
     assert_problem(user("DELETE", "/auth/totp", off), 503, "unavailable")
-    assert_problem(alice.log_in(alice.recovery_codes[0][:-1] + "2"), 401, "unauthenticated", "/code")
-    assert alice.log_in(alice.recovery_codes[0]).status_code == 200
+    code = alice.recovery_codes[0]
+    assert_problem(alice.log_in(code[:-1] + ("3" if code.endswith("2") else "2")), 401, "unauthenticated", "/code")
+    assert alice.log_in(code).status_code == 200
 
 
 def test_nothing_secret_is_in_log_audit_answers_kept_or_counts(app, user, clock, caplog):
