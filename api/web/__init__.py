@@ -7,7 +7,7 @@ from api.web.audit import for_audit, record
 from api.web.cache import clear_cache
 from api.web.conditional import unchanged_since
 from api.web.fields import ShortList, Timestamp, WholeNumber, YesOrNo, rfc3339
-from api.web.guard import IN_PERSON, PERMISSIONS, PUBLIC, ROLES, SCOPES, SIGNED_IN, actor, caller, may, rights_of
+from api.web.guard import IN_PERSON, PUBLIC, ROLES, SCOPES, SIGNED_IN, actor, caller, may, rights_of
 from api.web.idempotency import sweep as sweep_idempotency_keys
 from api.web.inputs import parsed_body
 from api.web.limits import address, forgive, ip, slow_down
@@ -18,7 +18,6 @@ from api.web.versions import asked_path
 __all__ = [
     "API_KEY_PREFIX",
     "IN_PERSON",
-    "PERMISSIONS",
     "PUBLIC",
     "ROLES",
     "SCOPES",

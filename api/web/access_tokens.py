@@ -26,7 +26,6 @@ from api.web import api_keys
 
 ISSUER = AUDIENCE = "walnut"
 ALGORITHM = "HS256"
-CLAIMS = ("iss", "aud", "sub", "sid", "jti", "iat", "exp")
 KIND = {"iss": ISSUER, "aud": AUDIENCE, "type": "access", "fresh": False}  # what all of them say alike
 TYPES = {"iat": int, "exp": int, "fresh": bool} | dict.fromkeys(("iss", "aud", "sub", "sid", "jti", "type"), str)
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
