@@ -96,6 +96,19 @@ def test_a_second_factor_of_who_never_showed_the_address_ends_with_the_first_who
     assert Caller(app)("POST", "/auth/login", body).status_code == 200
 
 
+def test_an_address_that_an_admin_gives_an_account_is_no_way_round_its_second_factor(app, user, clock):  # noqa: F811
+    execute(app, "UPDATE users SET email_confirmed_at = 1 WHERE username = 'alice'")
+    Device(app, user, clock)
+    moved = sign_in(app, "root")("PATCH", f"/users/{user.id}", {"email": "moved@example.com"})
+    assert (moved.status_code, moved.json["email_confirmed_at"]) == (200, None)
+    delivered(app)
+    Caller(app)("PUT", "/auth/forgot-password", {"email": "moved@example.com"})
+    (mail,) = delivered(app)
+    assert Caller(app)("PUT", f"/auth/reset-password/{link_in(mail)[1]}", {"password": NEW}).status_code == 204
+    body = {"email": "moved@example.com", "password": NEW}
+    assert_problem(Caller(app)("POST", "/auth/login", body), 401, "second_factor_required")
+
+
 def test_the_second_factor_of_a_confirmed_address_outlives_a_reset(app, user, clock):  # noqa: F811
     execute(app, "UPDATE users SET email_confirmed_at = 1")
     Device(app, user, clock)

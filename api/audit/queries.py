@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from api.statements import Row, Statement
 from api.tables import audit_entries
@@ -30,6 +30,20 @@ FILTERS: dict[str, ColumnElement[bool]] = {
     "since": entries.seq >= _first_at("since"),
     "until": entries.seq < _first_at("until"),
 }
+BY_ANOTHER = Statement(
+    select(
+        exists().where(
+            FILTERS["subject_id"],
+            FILTERS["action"],
+            or_(entries.actor_id.is_(None), entries.actor_id != bindparam("subject_id")),
+        )
+    )
+)
+
+
+def was_done_by_another(conn: Connection, action: str, person: str) -> bool:
+    """Tell whether somebody else ever did this to a person's account: an admin, or whoever runs the server."""
+    return bool(BY_ANOTHER.value(conn, subject_id=person, action=action))
 
 
 def page(conn: Connection, *, limit: int, cursor: str = "", subject: str = "", **filters: Any) -> Row:

@@ -6,6 +6,7 @@ from flask import request
 from sqlalchemy import Connection
 
 from api import db
+from api.audit import queries as trail
 from api.auth import accounts, doors, links, mails, passwords, reauthentication, totp
 from api.auth.password_rules import names_of, refuse_names
 from api.auth.schemas import UserOut
@@ -126,6 +127,9 @@ def whose(conn: Connection, link: Row) -> Row:
 def of_a_stranger(conn: Connection, user: Row) -> Row:
     """Take off an account what somebody set up who never showed that its address is his. Return its row.
 
-    For who shows it now, for the first time: the second factor may be a stranger's, who typed the address.
+    For who shows it now, for the first time: the second factor may be a stranger's, who typed the address. An address
+    that an admin gave the account is unconfirmed too, and no way round the second factor.
     """
-    return totp.remove(conn, user) if user["totp_secret"] else user
+    if user["totp_secret"] is None or trail.was_done_by_another(conn, "user.changed", user["id"]):
+        return user
+    return totp.remove(conn, user)
